@@ -1,0 +1,38 @@
+"""Environment variables, each read in one place; `VARIABLES` is what `numba-fa env` prints."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+VARIABLES = {
+    "NUMBA_FA_CACHE_DIR": "folder of compiled kernels (default: the platform's user cache folder)",
+    "NUMBA_FA_CACHE": "0 keeps compiled kernels in memory only",
+    "NUMBA_FA_CACHE_BYTES": "size at which the oldest compiled kernels are evicted (default 536870912)",
+    "NUMBA_FA_BACKEND": "force one kernel family: cpu, simt or sm90",
+}
+
+
+def cache_dir() -> Path:
+    """The folder that holds compiled kernels."""
+    chosen = os.environ.get("NUMBA_FA_CACHE_DIR")
+    if chosen:
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("numba_fa"))
+
+
+def cache_enabled() -> bool:
+    """Whether compiled kernels may be kept on disk."""
+    return os.environ.get("NUMBA_FA_CACHE", "1") != "0"
+
+
+def cache_bytes() -> int:
+    """Bytes the store may hold."""
+    return int(os.environ.get("NUMBA_FA_CACHE_BYTES", 512 << 20))
+
+
+def backend() -> str | None:
+    """The kernel family the user insists on, or None."""
+    return os.environ.get("NUMBA_FA_BACKEND") or None
