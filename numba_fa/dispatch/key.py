@@ -1,0 +1,52 @@
+"""DispatchKey: the whole compile-time identity of a kernel, and its slug."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_SLUG = re.compile(
+    r"(?P<op>fwd)-(?P<family>\w+?)-(?P<dtype>\w+?)-d(?P<head_dim>\d+)-(?P<mask>\w+?)"
+    r"-m(?P<block_m>\d+)n(?P<block_n>\d+)s(?P<stages>\d+)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchKey:
+    """Names one specialised kernel. Values that can be launch arguments (lengths, scale) are not in it.
+
+    head_dim: as compiled, padded to what the family's instructions take. block_m: queries a tile. block_n: keys a
+    tile. stages: depth of the key/value ring (1: no ring).
+
+    >>> str(DispatchKey("fwd", "sm90", "bf16", 128, "causal", 128, 128, 2))
+    'fwd-sm90-bf16-d128-causal-m128n128s2'
+    >>> DispatchKey.parse('fwd-sm90-bf16-d128-causal-m128n128s2').block_n
+    128
+    """
+
+    op: str
+    family: str
+    dtype: str
+    head_dim: int
+    mask: str
+    block_m: int
+    block_n: int
+    stages: int
+
+    @property
+    def slug(self) -> str:
+        """The key as a file name, test id, benchmark parameter and command-line argument."""
+        return (
+            f"{self.op}-{self.family}-{self.dtype}-d{self.head_dim}-{self.mask}"
+            f"-m{self.block_m}n{self.block_n}s{self.stages}"
+        )
+
+    __str__ = slug.fget  # type: ignore[attr-defined]
+
+    @classmethod
+    def parse(cls, slug: str) -> DispatchKey:
+        """The key that `slug` names; ValueError when it names none."""
+        found = _SLUG.fullmatch(slug)
+        if not found:
+            raise ValueError(f"{slug!r} is no slug; one looks like fwd-sm90-bf16-d128-causal-m128n128s2")
+        return cls(**{name: int(text) if text.isdigit() else text for name, text in found.groupdict().items()})

@@ -1,0 +1,159 @@
+"""Problem: one call's request, frozen, validated once with every fault listed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from numba_fa.errors import ProblemError
+from numba_fa.problem.arrays import ArrayView
+from numba_fa.problem.dtypes import DType, dtype_named
+from numba_fa.problem.masks import MASKS, Mask, mask_named
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Forward attention of q (batch, seqlen_q, heads, head_dim) over k, v (batch, seqlen_k, heads_kv, head_dim).
+
+    alignment: the largest power of two (at most 16) that divides every address and stride of q, k, v, out, in
+    bytes. scale multiplies q.k. device is "cpu" or "cuda:N".
+    """
+
+    dtype: DType
+    batch: int
+    seqlen_q: int
+    seqlen_k: int
+    heads: int
+    heads_kv: int
+    head_dim: int
+    mask: Mask
+    scale: float
+    device: str
+    alignment: int
+
+    @property
+    def summary(self) -> str:
+        """One line a person can read."""
+        return (
+            f"{self.dtype.array_name} {self.mask.kind} attention on {self.device}, batch {self.batch}, "
+            f"seqlen {self.seqlen_q} x {self.seqlen_k}, heads {self.heads} over {self.heads_kv}, "
+            f"head_dim {self.head_dim}"
+        )
+
+    @classmethod
+    def from_views(
+        cls,
+        q: ArrayView,
+        k: ArrayView,
+        v: ArrayView,
+        *,
+        mask: Mask | str | None = None,
+        scale: float | None = None,
+        out: ArrayView | None = None,
+        lse: ArrayView | None = None,
+    ) -> Problem:
+        """Describe the call, or raise ProblemError with every fault.
+
+        Shapes are (batch, seqlen, heads, head_dim); lse is float32 (batch, heads, seqlen_q), contiguous.
+        `scale` defaults to 1/sqrt(head_dim).
+        """
+        arrays = {"q": q, "k": k, "v": v} | ({"out": out} if out else {})
+        faults = _rank_faults(arrays)
+        if faults:
+            raise ProblemError(faults)
+        faults = _array_faults(arrays) + _shape_faults(q, k, v) + _out_faults(q, out, lse)
+        chosen = mask_named(mask)
+        if chosen is None:
+            faults.append(f"mask is {mask!r}; allowed: None, {', '.join(map(repr, MASKS))} or a mask object")
+        if scale is not None and not (math.isfinite(scale) and scale > 0):
+            faults.append(f"scale is {scale}; it must be finite and above 0")
+        if faults or chosen is None:
+            raise ProblemError(faults)
+        dtype = dtype_named(q.dtype)
+        assert dtype is not None
+        batch, seqlen_q, heads, head_dim = q.shape
+        return cls(
+            dtype=dtype,
+            batch=batch,
+            seqlen_q=seqlen_q,
+            seqlen_k=k.shape[1],
+            heads=heads,
+            heads_kv=k.shape[2],
+            head_dim=head_dim,
+            mask=chosen,
+            scale=head_dim**-0.5 if scale is None else float(scale),
+            device=q.device,
+            alignment=min(view.alignment for view in arrays.values()),
+        )
+
+
+def _rank_faults(arrays: dict[str, ArrayView]) -> list[str]:
+    return [
+        f"{name} has {len(view.shape)} axes, shape {view.shape}; (batch, seqlen, heads, head_dim) is wanted"
+        for name, view in arrays.items()
+        if len(view.shape) != 4
+    ]
+
+
+def _array_faults(arrays: dict[str, ArrayView]) -> list[str]:
+    """Faults of dtypes, devices and strides."""
+    faults = []
+    dtypes = {name: view.dtype for name, view in arrays.items()}
+    if len(set(dtypes.values())) > 1:
+        faults.append(f"dtypes differ: {_listed(dtypes)}; one dtype is wanted")
+    for name, dtype in dtypes.items():
+        if dtype_named(dtype) is None:
+            faults.append(f"{name} is {dtype}; allowed: float32, float16, bfloat16")
+    devices = {name: view.device for name, view in arrays.items()}
+    if len(set(devices.values())) > 1:
+        faults.append(f"devices differ: {_listed(devices)}; one device is wanted")
+    for name, view in arrays.items():
+        if not view.contiguous_last:
+            faults.append(f"{name}'s last axis has stride {view.strides[-1]}; it must be contiguous (stride 1)")
+    return faults
+
+
+def _shape_faults(q: ArrayView, k: ArrayView, v: ArrayView) -> list[str]:
+    faults = []
+    batch, seqlen_q, heads, head_dim = q.shape
+    heads_kv = k.shape[2]
+    if v.shape[:3] != k.shape[:3]:
+        faults.append(f"v's shape {v.shape} does not go with k's {k.shape}; batch, seqlen and heads must be equal")
+    if k.shape[0] != batch:
+        faults.append(f"k has batch {k.shape[0]}, q has {batch}; they must be equal")
+    for name, view in (("k", k), ("v", v)):
+        if view.shape[3] != head_dim:
+            faults.append(f"{name} has head_dim {view.shape[3]}, q has {head_dim}; they must be equal")
+    if head_dim == 0 or head_dim % 8:
+        faults.append(f"head_dim is {head_dim}; a multiple of 8 is wanted, the next is {head_dim // 8 * 8 + 8}")
+    for name, length in (("batch", batch), ("seqlen_q", seqlen_q), ("heads", heads), ("heads_kv", heads_kv)):
+        if length == 0:
+            faults.append(f"{name} is 0; at least 1 is wanted")
+    if heads_kv and heads % heads_kv:
+        faults.append(f"{heads} heads over {heads_kv} key heads; heads must be a multiple of heads_kv")
+    return faults
+
+
+def _out_faults(q: ArrayView, out: ArrayView | None, lse: ArrayView | None) -> list[str]:
+    faults = []
+    batch, seqlen_q, heads, _ = q.shape
+    if out is not None:
+        if out.shape != q.shape:
+            faults.append(f"out has shape {out.shape}; q's shape {q.shape} is wanted")
+        if not out.writable:
+            faults.append("out is read-only")
+        overlap = [s for n, s in zip(out.shape, out.strides, strict=True) if n > 1 and s == 0]
+        if overlap:
+            faults.append(f"out has strides {out.strides}; a zero stride would make elements overlap")
+    if lse is not None:
+        wanted = (batch, heads, seqlen_q)
+        dense = (heads * seqlen_q, seqlen_q, 1)
+        if lse.shape != wanted or lse.dtype != "float32" or lse.device != q.device:
+            faults.append(f"lse is {lse.dtype} {lse.shape} on {lse.device}; float32 {wanted} on {q.device} is wanted")
+        elif any(n > 1 and s != d for n, s, d in zip(lse.shape, lse.strides, dense, strict=True)):
+            faults.append(f"lse has strides {lse.strides}; contiguous {dense} is wanted")
+    return faults
+
+
+def _listed(values: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
