@@ -1,0 +1,21 @@
+"""Shared addresses, global stores and reinterpreted bits."""
+
+from typing import Any
+
+from numba.cuda import types
+
+from numba_fa.ptx.core import I32, I64, Op, assembly, define, make
+
+st_global_f32 = define(Op("st_global_f32", "lf", "st.global.f32 [$0], $1;"))
+bits_to_float = define(Op("bits_to_float", "r", "mov.b32 $0, $1;", "f", effects=False))
+float_to_bits = define(Op("float_to_bits", "f", "mov.b32 $0, $1;", "r", effects=False))
+
+
+def _generate_shared_address(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    array = context.make_array(signature.args[0])(context, builder, args[0])
+    address = builder.ptrtoint(array.data, I64)
+    return builder.trunc(assembly(builder, I64, [address], "cvta.to.shared.u64 $0, $1;", "=l,l", effects=False), I32)
+
+
+# The 32-bit shared-window address of a shared array's first byte.
+shared_address = make("shared_address", 1, lambda array: types.int32, _generate_shared_address)

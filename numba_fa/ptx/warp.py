@@ -1,0 +1,16 @@
+"""Warp shuffles, named barriers and the register budget of a warpgroup."""
+
+from typing import Any
+
+from numba_fa.ptx.core import Op, define
+
+shfl_bfly = define(Op("shfl_bfly", "fr", "shfl.sync.bfly.b32 $0, $1, $2, 31, 0xffffffff;", "f"))
+# Lane 0's value in every lane: tells the compiler that a warp does not diverge on it.
+warp_uniform = define(Op("warp_uniform", "r", "shfl.sync.idx.b32 $0, $1, 0, 31, 0xffffffff;", "r"))
+bar_sync = define(Op("bar_sync", "rr", "bar.sync $0, $1;"))
+bar_arrive = define(Op("bar_arrive", "rr", "bar.arrive $0, $1;"))
+
+
+def make_setmaxnreg(registers: int, direction: str) -> Any:
+    """Set this warpgroup's registers a thread; direction "inc" or "dec"."""
+    return define(Op("setmaxnreg", "", f"setmaxnreg.{direction}.sync.aligned.u32 {registers};"))
