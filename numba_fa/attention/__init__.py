@@ -1,0 +1,1 @@
+"""Attention on tiles: masks, block ranges, online softmax. Knows no instruction."""

@@ -1,0 +1,32 @@
+"""Online softmax in base 2 (Milakov and Gimelshein 2018; FlashAttention-2, section 3.1), one row's scalars at a time.
+
+The running maximum is of unscaled scores; `scale_log2` is scale * log2(e). A row that has seen no key has maximum
+-inf and sum 0.
+"""
+
+import numpy as np
+
+from numba_fa.jit import device
+from numba_fa.ptx.math import ex2_approx, lg2_approx, rcp_approx
+
+NEG_INF = np.float32(-np.inf)
+ZERO = np.float32(0)
+LN2 = np.float32(0.6931471805599453)
+
+
+@device
+def shift_of(row_max, scale_log2):
+    """What to subtract from scaled scores: the scaled maximum, or 0 for a row that has seen nothing (-inf - -inf is NaN)."""
+    return ZERO if row_max == NEG_INF else row_max * scale_log2
+
+
+@device
+def inverse_sum(row_sum):
+    """1 / row_sum; 0 for a row that has seen nothing, so that its output is 0. NaN stays NaN."""
+    return ZERO if row_sum == ZERO else rcp_approx(row_sum)
+
+
+@device
+def natural_lse(row_max, row_sum, scale_log2):
+    """log(sum(exp(scores))): natural log, -inf for a row that has seen nothing."""
+    return (shift_of(row_max, scale_log2) + lg2_approx(row_sum)) * LN2

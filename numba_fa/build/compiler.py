@@ -1,0 +1,120 @@
+"""From a dispatch key to a cubin, with no GPU present: Numba -> LLVM -> LTO-IR -> nvJitLink.
+
+LTO-IR, never PTX: given PTX, nvJitLink compiles relocatable code, ignores setmaxnreg (C7504), serialises wgmma (C7509)
+and spills, and says so only in its log. Every line of the log with C75 is therefore an error here.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from numba_fa.build.artifact import Artifact
+from numba_fa.build.fingerprint import versions
+from numba_fa.dispatch.key import DispatchKey
+from numba_fa.errors import CompileError
+
+_LOCK = threading.Lock()  # Numba's compiler keeps global state
+_USED = re.compile(r"Used (\d+) registers")
+_STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+
+
+def compile_kernel(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch: str) -> Artifact:
+    """Compile `factory(key)` for `arch` ("sm_90a"); CompileError when it fails or the code would be serialised."""
+    with _LOCK:
+        source = factory(key)
+        library = _lower(source, arch)
+        entry = "numba_fa_" + key.slug.replace("-", "_")
+        _edit(library, entry)
+        cubin, log = _link(library.get_ltoir(cc=_capability(arch)), arch)
+    advisories = [line for line in log.splitlines() if "C75" in line]
+    used, stack = _USED.search(log), _STACK.search(log)
+    if advisories or not used or not stack:
+        raise CompileError(f"{key.slug} for {arch} compiled into code that must not run:\n" + log)
+    return Artifact(
+        slug=key.slug,
+        arch=arch,
+        entry=entry,
+        cubin=cubin,
+        registers=int(used[1]),
+        stack=int(stack[1]),
+        spill_stores=int(stack[2]),
+        spill_loads=int(stack[3]),
+        shared_bytes=source.shared_bytes,
+        threads=source.threads,
+        versions=versions(),
+    )
+
+
+def ptx_of(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch: str) -> str:
+    """The kernel as PTX text, to be read by people; what runs is linked from LTO-IR."""
+    with _LOCK:
+        library = _lower(factory(key), arch, lto=False)
+        _edit(library, "numba_fa_" + key.slug.replace("-", "_"))
+        return library.get_asm_str(cc=_capability(arch))
+
+
+def _lower(source: Any, arch: str, lto: bool = True) -> Any:
+    """Type and lower the kernel into Numba's code library."""
+    import numba.cuda.dispatcher
+    from numba.cuda import types
+    from numba.cuda.compiler import _compile_pyfunc_with_fixup
+
+    from numba_fa.jit import TOKENS
+
+    capability = _capability(arch)
+    # Numba compiles device functions for "the current device"; there may be none, or another one.
+    device = SimpleNamespace(compute_capability=capability)
+    saved, numba.cuda.dispatcher.get_current_device = numba.cuda.dispatcher.get_current_device, lambda: device
+    try:
+        signature = types.void(*[TOKENS[token] for token in source.signature])
+        library, _ = _compile_pyfunc_with_fixup(
+            source.function, signature, device=False, cc=capability, abi="numba",
+            launch_bounds=(source.threads, 1), lto=lto,
+        )  # fmt: skip
+    finally:
+        numba.cuda.dispatcher.get_current_device = saved
+    _pass_tensor_maps_by_value(library, source.signature)
+    return library
+
+
+def _pass_tensor_maps_by_value(library: Any, signature: tuple[str, ...]) -> None:
+    """Mark descriptor parameters as 64-byte aligned constants of the grid; else they are copied to local memory."""
+    from llvmlite import ir
+
+    function = library.get_function(library._entry_name)
+    positions = [i for i, token in enumerate(signature) if token == "tensor_map"]
+    if not positions:
+        return
+    module = function.module
+    for i in positions:
+        function.args[i].add_attribute("byval")
+        function.args[i].attributes.align = 64
+    numbers = module.add_metadata([ir.Constant(ir.IntType(32), i + 1) for i in positions])
+    module.namedmetadata["nvvm.annotations"].add(module.add_metadata([function, "grid_constant", numbers]))
+
+
+def _edit(library: Any, entry: str) -> None:
+    """Give the kernel a stable name; and NVVM's LLVM 7 wants byval without the type that llvmlite writes."""
+    texts = [text.replace(library._entry_name, entry) for text in library.llvm_strs]
+    library._llvm_strs = [text.replace("byval([16 x i64])", "byval") for text in texts]
+
+
+def _link(ltoir: bytes, arch: str) -> tuple[bytes, str]:
+    from cuda.core import Linker, LinkerOptions, ObjectCode
+
+    options = LinkerOptions(arch=arch, link_time_optimization=True, ptxas_options="-v", optimization_level=3)
+    linker = Linker(ObjectCode.from_ltoir(ltoir), options=options)
+    try:
+        code = bytes(linker.link("cubin").code)
+    except Exception as error:
+        raise CompileError(f"nvJitLink failed for {arch}: {error}\n{linker.get_error_log()}") from error
+    return code, linker.get_info_log()
+
+
+def _capability(arch: str) -> tuple[Any, ...]:
+    digits, suffix = re.fullmatch(r"sm_(\d+)([af]?)", arch).groups()  # type: ignore[union-attr]
+    return (int(digits[:-1]), int(digits[-1]), *([suffix] if suffix else []))

@@ -1,0 +1,1 @@
+"""Portable Numba-CUDA: shared memory and scalar arithmetic, for any GPU."""

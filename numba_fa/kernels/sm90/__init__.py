@@ -1,0 +1,1 @@
+"""Hopper: TMA, wgmma, warp specialisation."""

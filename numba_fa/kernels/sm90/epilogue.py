@@ -1,0 +1,55 @@
+"""The Hopper forward's epilogue: O through shared memory and TMA, which clips rows past the end; LSE by plain stores."""
+
+from typing import Any
+
+from numba import cuda
+
+from numba_fa.attention.online_softmax import natural_lse
+from numba_fa.jit import device, int32
+from numba_fa.kernels.sm90.shape import Shape
+from numba_fa.ptx.fragment import make_stmatrix
+from numba_fa.ptx.mbarrier import mbarrier_arrive
+from numba_fa.ptx.memory import st_global_f32
+from numba_fa.ptx.tma import bulk_commit_group, bulk_wait_group_read, fence_proxy_async, tma_store
+from numba_fa.ptx.warp import bar_sync
+
+
+def make_epilogue(shape: Shape) -> tuple[Any, Any]:
+    """(write_out, write_lse) for `shape`.
+
+    write_out(map, output, base, barriers, consumer, tile, head, index) starts the store of 64 normalised rows.
+    write_lse(address, q_idx, seqlen_q, row_max, row_sum, scale_log2) stores one row's LSE if the row exists.
+    """
+    ATOMS, BLOCK_M, O_IN_Q, O_ATOM = shape.atoms, shape.key.block_m, shape.o_in_q, shape.o_atom
+    O_OFFSET = shape.o_offset
+    # In Q's room a consumer's rows lie in the middle of each atom; in O's own room they are atoms of 64 rows.
+    O_CONSUMER = 64 * 128 if O_IN_Q else shape.atoms * shape.o_atom
+    stmatrix = make_stmatrix(shape.key.head_dim // 2, shape.key.dtype)
+
+    @device
+    def write_out(out, output, base, barriers, consumer, tile, head, index):
+        thread = int32(cuda.threadIdx.x & 127)
+        lane = thread & 31
+        room = int32(base + O_OFFSET + consumer * O_CONSUMER)
+        # stmatrix: lane l addresses row l % 8 of matrix l // 8; matrices 0, 1 are rows 0-7, 8-15; 2, 3 the next columns
+        row = (thread >> 5) * 16 + ((lane >> 3) & 1) * 8 + (lane & 7)
+        if thread == 0:
+            bulk_wait_group_read()  # the store of the tile before has left the room
+        bar_sync(4 + consumer, 128)
+        stmatrix(output, room + row * 128, O_ATOM, row & 7, lane >> 4)
+        fence_proxy_async()
+        bar_sync(4 + consumer, 128)
+        if thread == 0:
+            for atom in range(ATOMS):
+                tma_store(out, room + atom * O_ATOM, 64 * atom, tile * BLOCK_M + consumer * 64, head, index)
+            bulk_commit_group()
+            if O_IN_Q:
+                bulk_wait_group_read()
+                mbarrier_arrive(barriers + 8)
+
+    @device
+    def write_lse(address, q_idx, seqlen_q, row_max, row_sum, scale_log2):
+        if q_idx < seqlen_q:
+            st_global_f32(address, natural_lse(row_max, row_sum, scale_log2))
+
+    return write_out, write_lse

@@ -1,0 +1,71 @@
+"""Hopper forward: FlashAttention-3's schedule (Shah et al. 2024, algorithms 1 and 2).
+
+One producer thread feeds tiles of Q, K and V to shared memory by TMA; each consumer warpgroup owns 64 queries. A
+consumer issues the scores of the next key tile before the output product of this one, so that its softmax runs while
+the tensor cores work, and two consumers take turns at issuing (ping-pong). Blocks are persistent: a block takes tile
+after tile, and the next tile's loads run under this one's epilogue.
+"""
+
+from numba import cuda
+
+from numba_fa.attention.masks import DEVICE_MASKS
+from numba_fa.dispatch.key import DispatchKey
+from numba_fa.jit import KernelSource, device, int32, int64, uint8
+from numba_fa.kernels.sm90.consumer import make_consumer
+from numba_fa.kernels.sm90.producer import make_producer
+from numba_fa.kernels.sm90.shape import Shape
+from numba_fa.ptx.mbarrier import fence_mbarrier_init, mbarrier_init
+from numba_fa.ptx.memory import shared_address
+from numba_fa.ptx.tma import tensor_map
+from numba_fa.ptx.warp import make_setmaxnreg, warp_uniform
+from numba_fa.tile.layout import SWIZZLE_ALIGNMENT
+from numba_fa.tile.scheduler import in_order, longest_first
+
+SIGNATURE = (*["tensor_map"] * 4, "pointer", *["int32"] * 5, "float32")
+
+
+def make_forward(key: DispatchKey) -> KernelSource:
+    """The forward kernel for `key`.
+
+    Its parameters: tensor maps of q, k, v, out; lse (float32 pointer, 0 when not wanted); heads, heads_kv, batch,
+    seqlen_q, seqlen_k (at least 1); scale * log2(e).
+    """
+    shape = Shape(key)
+    mask = DEVICE_MASKS[key.mask]
+    row_end = device(mask.row_end)
+    locate = device(longest_first if mask.ragged else in_order)
+    produce = make_producer(shape, row_end, locate)
+    consume = make_consumer(shape, row_end, locate, ragged=mask.ragged)
+    BLOCK_M, STAGES, CONSUMERS = key.block_m, key.stages, shape.warpgroups
+    BARRIERS, ALIGN = shape.barrier_offset, SWIZZLE_ALIGNMENT - 1
+    shrink = make_setmaxnreg(shape.registers[0], "dec")
+    grow = make_setmaxnreg(shape.registers[1], "inc")
+
+    def forward_sm90(q, k, v, out, lse, heads, heads_kv, batch, seqlen_q, seqlen_k, scale_log2):
+        memory = cuda.shared.array(0, uint8)
+        base = int32((shared_address(memory) + ALIGN) & ~ALIGN)
+        barriers = int32(base + BARRIERS)  # q full, q empty, then of each stage: k full, v full, k empty, v empty
+        thread = int32(cuda.threadIdx.x)
+        warpgroup = int32(warp_uniform(thread >> 7))
+        if thread == 0:
+            mbarrier_init(barriers, 1)
+            mbarrier_init(barriers + 8, CONSUMERS)
+            for stage in range(STAGES):
+                mbarrier_init(barriers + 16 + 32 * stage, 1)
+                mbarrier_init(barriers + 24 + 32 * stage, 1)
+                mbarrier_init(barriers + 32 + 32 * stage, CONSUMERS)
+                mbarrier_init(barriers + 40 + 32 * stage, CONSUMERS)
+            fence_mbarrier_init()
+        cuda.syncthreads()
+        tiles = int32((seqlen_q + BLOCK_M - 1) // BLOCK_M)
+        if warpgroup == 0:
+            shrink()
+            if thread == 0:
+                produce(tensor_map(q), tensor_map(k), tensor_map(v), base, barriers, tiles, heads, heads_kv, batch,
+                        seqlen_q, seqlen_k)  # fmt: skip
+        else:
+            grow()
+            consume(tensor_map(out), int64(lse), base, barriers, int32(warpgroup - 1), tiles, heads, batch,
+                    seqlen_q, seqlen_k, scale_log2)  # fmt: skip
+
+    return KernelSource(forward_sm90, SIGNATURE, shape.threads, shape.shared_bytes)

@@ -1,0 +1,90 @@
+"""Shapes of the Hopper forward kernel: everything that follows from a dispatch key by arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from numba_fa.dispatch.key import DispatchKey
+from numba_fa.tile.layout import ATOM_COLUMNS, ATOM_ROW_BYTES, SHARED_LIMIT, SWIZZLE_ALIGNMENT, round_up
+
+# Registers a thread of the producer and of the consumer warpgroups: with 128 threads each they must fit 64 Ki.
+_REGISTERS = {1: (56, 256 - 8), 2: (24, 240), 3: (32, 160)}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes and shared-memory offsets, all in bytes unless named otherwise, for one dispatch key."""
+
+    key: DispatchKey
+
+    @property
+    def warpgroups(self) -> int:
+        """Consumer warpgroups, 64 queries each."""
+        return self.key.block_m // 64
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block: the consumers and one producer warpgroup."""
+        return 128 * (self.warpgroups + 1)
+
+    @property
+    def registers(self) -> tuple[int, int]:
+        """Registers a thread: (producer, consumer)."""
+        return _REGISTERS[self.warpgroups]
+
+    @property
+    def atoms(self) -> int:
+        """64-column swizzle atoms side by side in a row of head_dim."""
+        return round_up(self.key.head_dim, ATOM_COLUMNS) // ATOM_COLUMNS
+
+    @property
+    def q_atom(self) -> int:
+        return self.key.block_m * ATOM_ROW_BYTES
+
+    @property
+    def kv_atom(self) -> int:
+        return self.key.block_n * ATOM_ROW_BYTES
+
+    @property
+    def o_atom(self) -> int:
+        """From one 64-column atom of a warpgroup's output to the next."""
+        return self.q_atom if self.o_in_q else 64 * ATOM_ROW_BYTES
+
+    @property
+    def q_bytes(self) -> int:
+        return self.atoms * self.q_atom
+
+    @property
+    def kv_bytes(self) -> int:
+        """One stage of K, or of V."""
+        return self.atoms * self.kv_atom
+
+    @property
+    def k_offset(self) -> int:
+        return self.q_bytes
+
+    @property
+    def v_offset(self) -> int:
+        return self.k_offset + self.key.stages * self.kv_bytes
+
+    @property
+    def o_in_q(self) -> bool:
+        """Whether O has no room of its own and takes Q's, which costs the overlap of O's store with Q's next load."""
+        return self._total(self.q_bytes) > SHARED_LIMIT
+
+    @property
+    def o_offset(self) -> int:
+        return 0 if self.o_in_q else self.v_offset + self.key.stages * self.kv_bytes
+
+    @property
+    def barrier_offset(self) -> int:
+        return self.v_offset + self.key.stages * self.kv_bytes + (0 if self.o_in_q else self.q_bytes)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory, with what rounding its start up to the swizzle's alignment may take."""
+        return self._total(0 if self.o_in_q else self.q_bytes)
+
+    def _total(self, o_bytes: int) -> int:
+        barriers = 8 * (2 + 4 * self.key.stages)
+        return SWIZZLE_ALIGNMENT + self.q_bytes + 2 * self.key.stages * self.kv_bytes + o_bytes + barriers

@@ -1,0 +1,1 @@
+"""Tiles: layouts in shared memory, and which tile a block computes next. Knows no attention."""
