@@ -69,7 +69,7 @@ class Artifact:
 
     @classmethod
     def from_bytes(cls, blob: bytes, key: str = "") -> Artifact:
-        """The artifact in `blob`. Raises `CorruptArtifact` if a byte is missing or altered, or `key` differs."""
+        """The artifact in `blob`. Raises `CorruptArtifact` if a byte is missing or wrong, or `key` is."""
         text, cubin = _split(_checked_body(blob))
         metadata = _parse(text)
         recorded = metadata.pop("key")
@@ -78,7 +78,7 @@ class Artifact:
         return cls(cubin=cubin, **metadata)
 
 
-_METADATA = {f.name: _TYPES[f.type] for f in fields(Artifact) if f.name != "cubin"}
+_METADATA = {f.name: _TYPES[str(f.type)] for f in fields(Artifact) if f.name != "cubin"}
 
 
 def _checked_body(blob: bytes) -> bytes:

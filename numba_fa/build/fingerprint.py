@@ -31,7 +31,7 @@ TOOLCHAIN = tuple(
 def fingerprint(slug: str, arch: str, extra: bytes = b"", root: Path = PACKAGE) -> str:
     """Hex sha256 naming the code of kernel `slug` on `arch` (such as sm_90a).
 
-    `extra` is further content that shapes the code, such as a user's functions; `root` is the package's folder.
+    `extra` is further content that shapes the code, such as a user's functions; `root` the package's folder.
     """
     identity = json.dumps([slug, arch, _source_digest(root), list(_versions())]).encode()
     return hashlib.sha256(len(identity).to_bytes(8, "little") + identity + extra).hexdigest()

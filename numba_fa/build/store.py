@@ -1,18 +1,18 @@
 """Compiled kernels kept on disk, with a layer of memory in front.
 
-A folder holds one file an artifact, `<slug>--<arch>--<fingerprint>.kernel`, and two folders: `tmp/` for writes
-under way and `quarantine/` for files that were not what their name says.
+A folder holds one file an artifact, `<slug>--<arch>--<fingerprint>.kernel`, and two folders: `tmp/` for
+writes under way and `quarantine/` for files that were not what their name says.
 
 - A write goes to `tmp/`, is synced and then renamed, so a reader sees all of it or none, and a killed writer
-  leaves only a file in `tmp/`, removed an hour later. Writers of one key write the same code: the last one wins.
+  leaves only a file in `tmp/`, removed an hour later. Writers of one key write the same code: the last wins.
 - A read checks the artifact's checksum and that it was written for the key asked for.
 - Past `max_bytes` the least recently used files go. Use is the modification time, set on every read from
   disk, because access times are off on many file systems.
 - Where the folder cannot be read or written, artifacts live in memory and one `StoreWarning` a process says
   so.
 
-cuda.core's `FileStreamProgramCache` renames and evicts alike, but names its files by hash alone, lists no keys
-and gives no path to move to quarantine; importing it costs 0.2 s and loads the driver's bindings, also for a
+cuda.core's `FileStreamProgramCache` renames and evicts alike, but names its files by hash alone, lists no
+keys and gives no path to move to quarantine; importing it costs 0.2 s and loads the driver's bindings, also for a
 listing.
 """
 
@@ -61,8 +61,8 @@ class Entry:
 class Store:
     """Artifacts by slug and architecture, at most `max_bytes` of them, in the folder `path` (None: in memory).
 
-    `root` is the package folder whose sources the keys stand for. Safe under threads and processes; no method
-    raises for what the disk does.
+    `root` is the package folder whose sources the keys stand for. Safe under threads and processes; no
+    method raises for what the disk does.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, max_bytes: int, root: Path = fingerprint.PACKAGE):
@@ -205,11 +205,11 @@ class _Folder:
         _remove_stale(self._path / "tmp")
 
     def clear(self) -> int:
-        """Remove every entry, quarantined file and stale write; how many entries went. Writing may work again."""
+        """Remove every entry, quarantined file and stale write; how many entries went."""
         removed = sum(_remove(file) for file, _ in self._listing())
         _keep_newest(self._path / "quarantine", 0)
         _remove_stale(self._path / "tmp")
-        self.writable = True
+        self.writable = True  # a full disk has room again
         return removed
 
     def entries(self) -> list[Entry]:
@@ -260,7 +260,7 @@ class _Folder:
 
 
 def _load(file: Path, slug: str, arch: str, key: str) -> Artifact:
-    """The artifact in `file`. Raises `OSError`, or `CorruptArtifact` unless it is that of slug, arch and key."""
+    """The artifact in `file`. Raises `OSError`, and `CorruptArtifact` if it is another's."""
     artifact = Artifact.from_bytes(file.read_bytes(), key)
     if (artifact.slug, artifact.arch) != (slug, arch):
         raise CorruptArtifact(f"holds {artifact.slug} for {artifact.arch}, not {slug} for {arch}")
@@ -268,7 +268,7 @@ def _load(file: Path, slug: str, arch: str, key: str) -> Artifact:
 
 
 def _write_whole(file: Path, blob: bytes, folder: Path) -> None:
-    """Write `blob` to a new file in `folder`, sync it and rename it to `file`; leave nothing behind on failure."""
+    """Write `blob` to a new file in `folder`, sync it and rename it to `file`; on failure leave nothing."""
     folder.mkdir(mode=0o700, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=folder)
     try:
@@ -303,7 +303,7 @@ def _remove(file: str | os.PathLike[str]) -> bool:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove the files of `folder` not written for an hour: no write takes that long; their writers are dead."""
+    """Remove the files of `folder` not written for an hour: their writers must be dead."""
     for file in _scan(folder):
         with contextlib.suppress(OSError):
             if file.stat().st_mtime < time.time() - STALE_SECONDS:

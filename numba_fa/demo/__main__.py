@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 from numba_fa.demo.naive import naive_attention
@@ -18,19 +19,20 @@ HEADS, HEAD_DIM = 12, 32
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the demo. Returns 0 when everything agrees with the reference, 1 when not, 2 when a package is missing."""
+    """Runs the demo. Returns 0 when all agrees with the reference, 1 if not, 2 if a package is missing."""
     parser = _parser()
     options = parser.parse_args(argv)
     dtype = _dtype(options.dtype)
     try:
         sentences = None if options.sentences is None else read_sentences(options.sentences)
-        if options.picture.parent and not options.picture.parent.is_dir():
+        if not options.picture.parent.is_dir():
             raise FileNotFoundError(f"no such folder: {options.picture.parent}")
     except (OSError, ValueError) as error:
         parser.error(str(error))
     try:
+        backend = family(dtype)
         result = run(
-            numba_fa_attention, naive_attention, sentences, options.picture, backend=family(dtype), dtype=dtype
+            numba_fa_attention, naive_attention, sentences, options.picture, backend=backend, dtype=dtype
         )
     except DemoPackageError as error:
         print(error, file=sys.stderr)
@@ -54,7 +56,7 @@ def family(dtype: np.dtype) -> str:
 
 
 def read_sentences(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file that are not blank; ValueError when there are none, OSError if unreadable."""
+    """The lines of a UTF-8 file that are not blank; ValueError when there are none, OSError if unreadable."""
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     sentences = [line for line in lines if line]
     if not sentences:
@@ -64,15 +66,13 @@ def read_sentences(path: Path) -> list[str]:
 
 def _dtype(name: str) -> np.dtype:
     """The NumPy dtype called `name`; bfloat16 comes from ml_dtypes."""
-    import ml_dtypes
-
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m numba_fa.demo", description=__doc__)
     parser.add_argument("--picture", type=Path, default=Path("numba_fa_demo.png"), help="where the PNG goes")
-    parser.add_argument("--sentences", type=Path, help="a text file, one sentence a line (default: eight of ours)")
+    parser.add_argument("--sentences", type=Path, help="a text file, one sentence a line")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="element type of q, k and v")
     return parser
 

@@ -1,7 +1,7 @@
 """A BERT sentence encoder in NumPy float32 whose attention is whatever function it is given.
 
-Source: Devlin et al., "BERT" (2019), section 3: post-layer-norm blocks, GELU by the error function; mean pooling
-and L2 normalisation after Reimers and Gurevych, "Sentence-BERT" (2019), section 3.
+Source: Devlin et al., "BERT" (2019), section 3: post-layer-norm blocks, GELU by the error function; mean
+pooling and L2 normalisation after Reimers and Gurevych, "Sentence-BERT" (2019), section 3.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ Attention = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """One layer's attention for one sentence: q, k, v, out (1, seqlen, heads, head_dim), lse (1, heads, seqlen).
+    """One layer's attention for one sentence.
 
-    q, k, v are in the dtype the encoder was asked to use, out and lse in the dtypes the attention returned.
+    q, k, v, out are (1, seqlen, heads, head_dim), lse is (1, heads, seqlen). q, k, v are in the dtype the
+    encoder was asked to use, out and lse in the dtypes the attention returned.
     """
 
     q: np.ndarray
@@ -116,8 +117,9 @@ class Encoder:
     def _norm(self, name: str, x: np.ndarray) -> np.ndarray:
         """Layer normalisation over the last axis."""
         centred = x - x.mean(axis=-1, keepdims=True)
-        spread = np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + np.float32(self.checkpoint.norm_eps))
-        return centred / spread * self._tensor(f"{name}.weight") + self._tensor(f"{name}.bias")
+        variance = np.square(centred).mean(axis=-1, keepdims=True)
+        scaled = centred / np.sqrt(variance + np.float32(self.checkpoint.norm_eps))
+        return scaled * self._tensor(f"{name}.weight") + self._tensor(f"{name}.bias")
 
 
 def _equal_lengths(lengths: Sequence[int]) -> list[list[int]]:

@@ -8,8 +8,8 @@ import numpy as np
 def naive_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Softmax attention with scale 1/sqrt(head_dim) and no mask, every product and sum in float64.
 
-    q, k, v are (batch, seqlen, heads, head_dim) of any float dtype. Returns out (batch, seqlen, heads, head_dim)
-    and the natural log of each row's sum of exponentials, lse (batch, heads, seqlen), both float64.
+    q, k, v are (batch, seqlen, heads, head_dim) of any float dtype. Returns out, of the same shape, and the
+    natural log of each row's sum of exponentials, lse (batch, heads, seqlen), both float64.
     """
     scores = scaled_scores(q, k)
     top = scores.max(axis=-1, keepdims=True)

@@ -10,6 +10,9 @@ import numpy as np
 
 from numba_fa.demo.weights import DemoPackageError
 
+# A panel is 6 inches wide: beyond 16 columns a two-digit value no longer fits its cell.
+MOST_VALUES = 16
+
 
 @dataclass(frozen=True)
 class Head:
@@ -22,14 +25,15 @@ class Head:
 
 
 def most_telling_head(weights: Sequence[np.ndarray], tokens: Sequence[str]) -> Head:
-    """The head that looks most at other words, among `weights[layer]` of shape (heads, seqlen, seqlen).
+    """The head that looks most at distant words, among `weights[layer]` of shape (heads, seqlen, seqlen).
 
-    Most heads of a BERT rest on [CLS], [SEP] or the token itself (Clark et al., "What Does BERT Look At?", 2019,
-    section 3), which makes a dull picture; the weight that goes elsewhere ranks the heads.
+    Most heads of a BERT rest on [CLS], [SEP], the token itself or its neighbours (Clark et al., "What Does BERT
+    Look At?", 2019, section 3), which makes a dull picture; the weight that goes elsewhere ranks the heads.
     """
-    words = np.arange(1, len(tokens) - 1)
-    inner = np.stack(weights)[:, :, words][..., words]
-    elsewhere = inner.sum(axis=(-2, -1)) - np.trace(inner, axis1=-2, axis2=-1)
+    position = np.arange(len(tokens))
+    word = (position > 0) & (position < len(tokens) - 1)
+    distant = np.abs(position[:, None] - position) > 1
+    elsewhere = np.stack(weights).sum(axis=(-2, -1), where=distant & word[:, None] & word)
     layer, head = np.unravel_index(elsewhere.argmax(), elsewhere.shape)
     return Head(int(layer), int(head), weights[layer][head], tokens)
 
@@ -54,9 +58,10 @@ def write_picture(path: Path, similarity: np.ndarray, labels: Sequence[str], hea
 
 
 def _similarity_map(figure, axes, similarity: np.ndarray, labels: Sequence[str]) -> None:
-    """Draws the matrix, each cell with its value."""
+    """Draws the matrix, each cell with its value while the values stay readable."""
     image = axes.imshow(similarity, vmin=0, vmax=1, cmap="viridis")
-    for (row, column), value in np.ndenumerate(similarity):
+    readable = np.ndenumerate(similarity) if len(labels) <= MOST_VALUES else ()
+    for (row, column), value in readable:
         shade = "black" if value > 0.6 else "white"
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=shade, fontsize=8)
     _ticks(axes, labels)

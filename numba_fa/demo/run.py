@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 from numba_fa.demo.encoder import Attention, AttentionCall, Encoder, Encoding
@@ -49,7 +50,9 @@ class Result:
             ("sum of a row of attention weights", self.row_sum_error, ROW_SUM_LIMIT),
         )
         return tuple(
-            f"{name} is off by {error:.2e}, allowed {limit:.2e}" for name, error, limit in bounds if not error <= limit
+            f"{name} is off by {error:.2e}, allowed {limit:.2e}"
+            for name, error, limit in bounds
+            if not error <= limit
         )
 
 
@@ -78,11 +81,12 @@ def run(
     backend: str = "unnamed",
     dtype: np.typing.DTypeLike = np.float32,
 ) -> Result:
-    """Encodes `sentences` (default: SENTENCES) with `attention`, checks every layer against `reference`, reports.
+    """Encodes `sentences` (default: SENTENCES) with `attention` and checks every layer against `reference`.
 
-    Both take q, k, v (batch, seqlen, 12, 32) of `dtype` as NumPy arrays and return (out, lse), out of q's shape,
-    lse (batch, 12, seqlen). `backend` is the name to report for `attention`. With `picture` a PNG is written
-    there. Raises DemoPackageError when the model or matplotlib is missing, ValueError when there is no sentence.
+    Both take q, k, v (batch, seqlen, 12, 32) of `dtype` as NumPy arrays and return (out, lse), out of q's
+    shape and lse (batch, 12, seqlen). `backend` is the name to report for `attention`; `report` receives the
+    lines of text. With `picture` a PNG is written there. Raises DemoPackageError when the model or matplotlib
+    is missing, ValueError when there is no sentence.
     """
     sentences = list(SENTENCES if sentences is None else sentences)
     if not sentences:
@@ -92,8 +96,9 @@ def run(
     checkpoint = load_checkpoint()
     encoder, watch = Encoder(checkpoint), Stopwatch(attention)
     report(
-        f"{checkpoint.parameters / 1e6:.1f} M parameters, {checkpoint.layers} layers of {checkpoint.heads} heads; "
-        f"attention by numba_fa, backend {backend}, {np.dtype(dtype).name}"
+        f"{checkpoint.parameters / 1e6:.1f} M parameters, "
+        f"{checkpoint.layers} layers of {checkpoint.heads} heads\n"
+        f"attention: backend {backend}, {np.dtype(dtype).name}"
     )
     encoding = encoder.encode(sentences, watch, dtype, _progress(len(sentences), report))
     report("the same through the float64 reference ...")
@@ -132,13 +137,15 @@ def _progress(count: int, report: Callable[[str], None]) -> Callable[[list[int],
 def _differences(encoding: Encoding, reference: Attention) -> dict[str, float]:
     """Each recorded call against `reference` on the same q, k, v: the errors and the output's limit."""
     calls = [call for layers in encoding.calls for call in layers]
-    answers = [reference(call.q, call.k, call.v) for call in calls]
-    return {
-        "output_error": max(_largest(c.out.astype(np.float64) - out) for c, (out, _) in zip(calls, answers, strict=True)),
-        "output_limit": 1e-5 + 2 * _rounding(calls[0].q.dtype) * max(_largest(call.v) for call in calls),
-        "lse_error": max(_largest(c.lse - lse) for c, (_, lse) in zip(calls, answers, strict=True)),
-        "row_sum_error": max(_largest(_weights(call).sum(axis=-1) - 1) for call in calls),
-    }
+    errors = []
+    for call in calls:
+        out, lse = reference(call.q, call.k, call.v)
+        sums = _weights(call).sum(axis=-1)
+        errors.append([_largest(call.out - out), _largest(call.lse - lse), _largest(sums - 1)])
+    # NumPy's maximum keeps a NaN, which Python's would lose.
+    output, lse, row_sum = np.max(errors, axis=0).tolist()
+    limit = 1e-5 + 2 * _rounding(calls[0].q.dtype) * max(_largest(call.v) for call in calls)
+    return {"output_error": output, "output_limit": limit, "lse_error": lse, "row_sum_error": row_sum}
 
 
 def _weights(call: AttentionCall) -> np.ndarray:
@@ -159,8 +166,6 @@ def _largest(values: np.ndarray) -> float:
 
 def _rounding(dtype: np.dtype) -> float:
     """Half the distance from 1 to the next number of `dtype`: its largest relative rounding error."""
-    import ml_dtypes
-
     return float(ml_dtypes.finfo(dtype).eps) / 2
 
 

@@ -1,4 +1,4 @@
-"""The sentences the demo encodes when it is given none: four topics, two wordings each, few words in common."""
+"""The sentences the demo encodes when given none: four topics, two wordings each, few words in common."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SENTENCES = (
 )
 
 
-def short_label(sentence: str, width: int = 24) -> str:
+def short_label(sentence: str, width: int = 30) -> str:
     """The whole words of `sentence` that fit into `width` characters, then "..." if any were left out."""
     sentence = " ".join(sentence.split())
     if len(sentence) <= width:

@@ -53,7 +53,7 @@ def assert_lse_close(lse, truth_lse):
     lse, truth = (np.asarray(x).astype(np.float64) for x in (lse, truth_lse))
     with np.errstate(invalid="ignore"):
         error = np.abs(lse - truth)
-    # An infinite truth would make the bound infinite too, and a finite lse would pass: ask for a finite error.
+    # An infinite truth makes the bound infinite too, and a finite lse would pass: ask for a finite error.
     close = np.isfinite(error) & (error <= LSE_TOLERANCE + LSE_TOLERANCE * np.abs(truth))
     both_empty = np.isneginf(lse) & np.isneginf(truth)
     assert_all(close | both_empty, error, f"lse: tolerance {LSE_TOLERANCE:g}", lse, truth)
