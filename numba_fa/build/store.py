@@ -8,11 +8,10 @@ writes under way and `quarantine/` for files that were not what their name says.
 - A read checks the artifact's checksum and that it was written for the key asked for.
 - Past `max_bytes` the least recently used files go. Use is the modification time, set on every read from
   disk, because access times are off on many file systems.
-- Where the folder cannot be read or written, artifacts live in memory and one `StoreWarning` a process says
-  so.
+- Where the folder cannot be written, artifacts live in memory and one `StoreWarning` a process says so.
 
 cuda.core's `FileStreamProgramCache` renames and evicts alike, but names its files by hash alone, lists no
-keys and gives no path to move to quarantine; importing it costs 0.2 s and loads the driver's bindings, also for a
+keys and gives no path to move to quarantine; importing it costs 0.2 s and the driver's bindings, even for a
 listing.
 """
 
@@ -59,10 +58,10 @@ class Entry:
 
 
 class Store:
-    """Artifacts by slug and architecture, at most `max_bytes` of them, in the folder `path` (None: in memory).
+    """Artifacts by slug and architecture, up to `max_bytes`, in the folder `path` (None: in memory only).
 
-    `root` is the package folder whose sources the keys stand for. Safe under threads and processes; no
-    method raises for what the disk does.
+    `root` is the package folder whose sources the keys stand for. Safe under threads and processes; no method
+    raises for what the disk does.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, max_bytes: int, root: Path = fingerprint.PACKAGE):

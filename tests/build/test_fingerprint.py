@@ -90,7 +90,7 @@ def test_adding_moving_and_swapping_sources_change_it(tree):
 
 
 def test_other_files_and_the_place_of_the_tree_do_not_matter(tree, tmp_path_factory):
-    """Files outside the listed folders, other kinds of file, time stamps and the root's own path are left out."""
+    """Files elsewhere, other kinds of file, time stamps and the root's own path are left out."""
     before = read_anew(tree)
     (tree / "cli.py").write_text("x = 2\n")
     (tree / "ptx/notes.md").write_text("other notes\n")
@@ -105,7 +105,8 @@ def test_other_files_and_the_place_of_the_tree_do_not_matter(tree, tmp_path_fact
 
 def test_slug_arch_and_extra_change_it(tree):
     """Each argument counts, and none can pass for another."""
-    calls = [("fwd", "sm_90a"), ("bwd", "sm_90a"), ("fwd", "sm_80"), ("fwd", "sm_90a", b"f"), ("fwdsm_90a", "")]
+    calls = [("fwd", "sm_90a"), ("bwd", "sm_90a"), ("fwd", "sm_80"), ("fwd", "sm_90a", b"f")]
+    calls += [("fwdsm_90a", ""), ("", "fwdsm_90a"), ("sm_90a", "fwd")]
     assert len({read_anew(tree, *call) for call in calls}) == len(calls)
 
 
@@ -187,7 +188,6 @@ def test_another_process_agrees_and_loads_no_numba(tree):
     )
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONPATH": str(PROJECT), "PYTHONHASHSEED": seed}
-        done = subprocess.run(
-            [sys.executable, "-c", program, str(tree)], capture_output=True, text=True, check=True, env=environment
-        )
+        command = [sys.executable, "-c", program, str(tree)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         assert done.stdout.split("\n")[:2] == [read_anew(tree, extra=b"f"), "[]"]

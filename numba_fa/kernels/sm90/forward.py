@@ -14,14 +14,13 @@ from numba_fa.jit import KernelSource, device, int32, int64, uint8
 from numba_fa.kernels.sm90.consumer import make_consumer
 from numba_fa.kernels.sm90.producer import make_producer
 from numba_fa.kernels.sm90.shape import Shape
+from numba_fa.kernels.sm90.variant import SIGNATURE
 from numba_fa.ptx.mbarrier import fence_mbarrier_init, mbarrier_init
 from numba_fa.ptx.memory import shared_address
 from numba_fa.ptx.tma import tensor_map
 from numba_fa.ptx.warp import make_setmaxnreg, warp_uniform
 from numba_fa.tile.layout import SWIZZLE_ALIGNMENT
 from numba_fa.tile.scheduler import in_order, longest_first
-
-SIGNATURE = (*["tensor_map"] * 4, "pointer", *["int32"] * 5, "float32")
 
 
 def make_forward(key: DispatchKey) -> KernelSource:

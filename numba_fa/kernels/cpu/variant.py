@@ -1,0 +1,54 @@
+"""The CPU forward as dispatch sees it."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+from numba_fa.dispatch.device import Device
+from numba_fa.dispatch.key import DispatchKey
+from numba_fa.dispatch.tuning import key_for
+from numba_fa.dispatch.variant import Arrays, Variant
+from numba_fa.problem.arrays import ArrayView
+from numba_fa.problem.problem import Problem
+
+# NumPy has no bfloat16 of its own; the kernel converts the bit patterns itself.
+_CARRIER = {"bfloat16": "uint16"}
+
+
+def numpy_view(view: ArrayView) -> np.ndarray:
+    """The memory of a CPU ArrayView as a NumPy array; bfloat16 as uint16 bit patterns. Owns nothing."""
+    dtype = np.dtype(_CARRIER.get(view.dtype, view.dtype))
+    strides = tuple(stride * view.itemsize for stride in view.strides)
+    spans = [(length - 1) * stride for length, stride in zip(view.shape, strides, strict=True)]
+    if 0 in view.shape:
+        return np.empty(view.shape, dtype)
+    before, after = -sum(min(span, 0) for span in spans), sum(max(span, 0) for span in spans)
+    memory = (ctypes.c_char * (before + after + view.itemsize)).from_address(view.pointer - before)
+    return np.ndarray(view.shape, dtype, memory, before, strides)
+
+
+def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[object, ...]:
+    views = [numpy_view(view) for view in (arrays.q, arrays.k, arrays.v, arrays.out)]
+    return (*views, numpy_view(arrays.lse) if arrays.lse else None, problem.scale)
+
+
+def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
+    return (1, 1, 1)
+
+
+FORWARD = Variant(
+    name="forward-cpu",
+    op="fwd",
+    family="cpu",
+    dtypes=("fp32", "fp16", "bf16"),
+    head_dims=range(8, 257, 8),
+    masks=("full", "causal"),
+    alignment=1,
+    source="numba_fa.kernels.cpu.forward:make_forward",
+    signature=(),
+    configure=lambda problem: key_for("fwd", "cpu", problem.dtype.name, problem.head_dim, problem.mask.kind),
+    grid=_grid,
+    arguments=_arguments,
+)

@@ -1,0 +1,63 @@
+"""The Hopper forward as dispatch sees it."""
+
+from __future__ import annotations
+
+import math
+
+from numba_fa.dispatch.device import Device
+from numba_fa.dispatch.key import DispatchKey
+from numba_fa.dispatch.tuning import key_for
+from numba_fa.dispatch.variant import Arrays, TensorMap, Variant
+from numba_fa.problem.problem import Problem
+from numba_fa.tile.layout import ATOM_COLUMNS, round_up
+
+SIGNATURE = (*["tensor_map"] * 4, "pointer", *["int32"] * 5, "float32")
+_LOG2_E = math.log2(math.e)
+
+
+def _configure(problem: Problem) -> DispatchKey:
+    # wgmma sums 16 at a time; TMA fills with zeros what a narrower head lacks.
+    return key_for("fwd", "sm90", problem.dtype.name, round_up(problem.head_dim, 16), problem.mask.kind)
+
+
+def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
+    """Persistent blocks, one an SM, when tiles are equal; under a causal mask one tile a block, which balances itself."""
+    tiles = -(-problem.seqlen_q // key.block_m) * problem.heads * problem.batch
+    return (tiles if key.mask == "causal" else min(tiles, device.multiprocessors), 1, 1)
+
+
+def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[object, ...]:
+    return (
+        TensorMap(arrays.q, key.block_m, ATOM_COLUMNS),
+        TensorMap(arrays.k, key.block_n, ATOM_COLUMNS),
+        TensorMap(arrays.v, key.block_n, ATOM_COLUMNS),
+        TensorMap(arrays.out, 64, ATOM_COLUMNS),
+        arrays.lse_pointer,
+        problem.heads,
+        problem.heads_kv,
+        problem.batch,
+        problem.seqlen_q,
+        problem.seqlen_k,
+        problem.scale * _LOG2_E,
+    )
+
+
+def _limits(problem: Problem) -> list[str]:
+    return [] if problem.seqlen_k else ["seqlen_k is 0, and no tensor map describes an empty array"]
+
+
+FORWARD = Variant(
+    name="forward-sm90",
+    op="fwd",
+    family="sm90",
+    dtypes=("fp16", "bf16"),
+    head_dims=range(8, 257, 8),
+    masks=("full", "causal"),
+    alignment=16,
+    source="numba_fa.kernels.sm90.forward:make_forward",
+    signature=SIGNATURE,
+    configure=_configure,
+    grid=_grid,
+    arguments=_arguments,
+    limits=_limits,
+)
