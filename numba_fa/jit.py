@@ -37,6 +37,8 @@ TOKENS: dict[str, Any] = {
     "int64": types.int64,
     "int32": types.int32,
     "float32": types.float32,
+    "float32*": types.CPointer(types.float32),
+    "uint16*": types.CPointer(types.uint16),
 }
 
 

@@ -49,7 +49,8 @@ def round_to(x, dtype):
     rounded to float32 on the way, so a value near a tie never rounds twice.
     """
     fmt = FORMATS[dtype_name(dtype)]
-    x = np.asarray(x).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        x = np.asarray(x).astype(np.float64)
     finite = np.isfinite(x)
     value = np.where(finite, x, 0.0)
     _, exponent = np.frexp(value)  # value = mantissa * 2**exponent with mantissa in [0.5, 1)

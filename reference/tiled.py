@@ -61,9 +61,9 @@ def update(state, scores, v, visible):
 def finish(state):
     """`(out, lse)` of a state: acc / row_sum (block_m, head_dim_v) and natural-log lse (block_m,)."""
     empty = state.row_sum == 0
-    out = state.acc / np.where(empty, 1.0, state.row_sum)
-    lse = np.where(empty, -np.inf, LN_2 * (state.row_max + np.log2(state.row_sum)))
-    return out, lse[:, 0]
+    row_sum = np.where(empty, 1.0, state.row_sum)
+    lse = np.where(empty, -np.inf, LN_2 * (state.row_max + np.log2(row_sum)))
+    return state.acc / row_sum, lse[:, 0]
 
 
 def tiled_head(q, k, v, *, mask, scale, block_m, block_n):

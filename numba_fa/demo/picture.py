@@ -27,8 +27,8 @@ class Head:
 def most_telling_head(weights: Sequence[np.ndarray], tokens: Sequence[str]) -> Head:
     """The head that looks most at distant words, among `weights[layer]` of shape (heads, seqlen, seqlen).
 
-    Most heads of a BERT rest on [CLS], [SEP], the token itself or its neighbours (Clark et al., "What Does BERT
-    Look At?", 2019, section 3), which makes a dull picture; the weight that goes elsewhere ranks the heads.
+    Most heads of a BERT rest on [CLS], [SEP], the token itself or its neighbours (Clark et al., "What Does
+    BERT Look At?", 2019, section 3), which makes a dull picture; the weight that goes elsewhere ranks them.
     """
     position = np.arange(len(tokens))
     word = (position > 0) & (position < len(tokens) - 1)

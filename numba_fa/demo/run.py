@@ -180,8 +180,8 @@ def _report_result(result: Result, labels: Sequence[str], calls: int, report: Ca
         f"  embeddings        {result.embedding_error:.1e}   (of length 1, after all layers)"
     )
     report(
-        f"\nbackend {result.backend}: {result.attention_seconds:.2f} s in attention, of which "
-        f"{result.first_call_seconds:.2f} s in the first call; {result.total_seconds:.2f} s in all"
+        f"\nbackend {result.backend}: {result.attention_seconds:.3f} s in attention, of which "
+        f"{result.first_call_seconds:.3f} s in the first call; {result.total_seconds:.2f} s in all"
     )
     if result.picture is not None:
         report(f"picture: {result.picture}")

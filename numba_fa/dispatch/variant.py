@@ -43,8 +43,8 @@ class Variant:
     """One kernel: what it computes (declared, so that tests and the support matrix follow) and how it is called.
 
     masks: kinds. head_dims: supported values. alignment: bytes that must divide every address and stride.
-    source: "module:factory", imported only to compile. signature: kinds of the kernel's parameters, as in
-    `jit.TOKENS`. configure, grid and arguments turn a problem into a key, a launch grid and parameter values.
+    source: "module:factory", imported only to compile. signature(dtype): kinds of the kernel's parameters, as
+    in `jit.TOKENS`. configure, grid and arguments turn a problem into a key, a launch grid and parameter values.
     limits: further reasons against a problem.
     """
 
@@ -56,7 +56,7 @@ class Variant:
     masks: tuple[str, ...]
     alignment: int
     source: str
-    signature: tuple[str, ...]
+    signature: Callable[[str], tuple[str, ...]]
     configure: Callable[[Problem], DispatchKey]
     grid: Callable[[Problem, DispatchKey, Device], tuple[int, int, int]]
     arguments: Callable[[Problem, DispatchKey, Arrays], tuple[Any, ...]]

@@ -19,3 +19,12 @@ def _generate_shared_address(context: Any, builder: Any, signature: Any, args: A
 
 # The 32-bit shared-window address of a shared array's first byte.
 shared_address = make("shared_address", 1, lambda array: types.int32, _generate_shared_address)
+
+
+# A 16-bit float's pattern, in the low half of a word, as float32; and back, rounding to nearest even.
+half_to_float = define(
+    Op("half_to_float", "r", "{\n.reg .b16 h, z;\nmov.b32 {h, z}, $1;\ncvt.f32.f16 $0, h;\n}", "f", effects=False)
+)
+float_to_half = define(
+    Op("float_to_half", "f", "{\n.reg .b16 h;\ncvt.rn.f16.f32 h, $1;\ncvt.u32.u16 $0, h;\n}", "r", effects=False)
+)

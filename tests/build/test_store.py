@@ -33,6 +33,8 @@ SAMPLE = Artifact(
     threads=384,
     versions={"numba-cuda": "0.30.4"},
 )
+
+
 @pytest.fixture(autouse=True)
 def fresh_process(monkeypatch):
     """The warning a process gives once has not been given, and no default store exists."""
@@ -134,7 +136,7 @@ def test_clear(open_store, folder):
 
 
 def test_an_edit_under_a_running_process_is_not_stored(open_store, root):
-    """Its code may be of either text, so it stays in memory: no later process may find it under a wrong key."""
+    """Its code may be of either text, so it stays in memory: no later process may find it under a false key."""
     store = open_store()
     assert store.get(SLUG, ARCH) is None
     (root / "jit.py").write_text("edited\n")

@@ -1,4 +1,4 @@
-"""The store among processes: many writers and readers at once, killed writers, and what a fresh process loads."""
+"""The store among processes: many writers and readers at once, killed writers, and a fresh process's imports."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def spawn(program: str, *arguments: object, prelude: str = PRELUDE, **variables:
     """Start `prelude` and `program` in a fresh interpreter, with the environment `variables`."""
     command = [sys.executable, "-c", prelude + program, *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(PROJECT)} | variables
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -148,7 +149,7 @@ def test_writers_killed_at_any_moment_leave_whole_entries(folder, root):
 
 
 def test_a_stored_kernel_is_found_without_numba(folder):
-    """A fresh process finds it on disk in under 0.3 s, imports included, with neither numba nor a framework."""
+    """A fresh process finds it on disk within 0.3 s, imports included, with no numba and no framework."""
     program = """
 import sys, time
 began = time.perf_counter()

@@ -1,4 +1,5 @@
-"""Attention as plain Python loops over floats: slow, and sharing nothing with the reference but the definition."""
+"""Attention as plain Python loops over floats: slow, and sharing nothing with the reference but the
+definition."""
 import math
 
 
@@ -20,7 +21,8 @@ def attention_row(q_row, keys, values, scale, head_dim_v):
 
 
 def brute_force_attention(q, k, v, mask, scale):
-    """Nested lists `out[b][i][h][d]` and `lse[b][h][i]` for q, k, v arrays of shape (batch, seqlen, heads, head_dim)."""
+    """Nested lists `out[b][i][h][d]` and `lse[b][h][i]` for q, k, v arrays of shape (batch, seqlen, heads,
+    head_dim)."""
     (batch, seqlen_q, heads, _), (_, seqlen_k, heads_kv, head_dim_v) = q.shape, v.shape
     out = [[[None] * heads for _ in range(seqlen_q)] for _ in range(batch)]
     lse = [[[None] * seqlen_q for _ in range(heads)] for _ in range(batch)]

@@ -32,7 +32,8 @@ def test_equals_scipy_softmax():
 @settings(deadline=None)
 @given(SHAPES)
 def test_constant_values_come_back(shape):
-    """The weights of a row sum to one, so equal values give that value, and rows that see nothing give zero."""
+    """The weights of a row sum to one, so equal values give that value, and rows that see nothing give
+    zero."""
     q, k, v = arrays(shape)
     out, lse = attention(q, k, np.full_like(v, 3.0), mask=shape.mask)
     seen = np.isfinite(lse).transpose(0, 2, 1)[..., None]
@@ -90,7 +91,8 @@ def test_default_scale_is_one_over_root_head_dim():
 def test_zero_scale_averages():
     q, k, v = small_arrays(3, 5, heads=1)
     out, lse = attention(q, k, v, scale=0.0)
-    assert_same((out, lse), (np.broadcast_to(v.mean(axis=1, keepdims=True), out.shape), np.full(lse.shape, np.log(5))))
+    mean = np.broadcast_to(v.mean(axis=1, keepdims=True), out.shape)
+    assert_same((out, lse), (mean, np.full(lse.shape, np.log(5))))
 
 
 def test_huge_scores_do_not_overflow():
@@ -109,7 +111,8 @@ def test_rows_that_see_no_key(mask, empty_rows):
 
 
 def test_scores_of_minus_infinity_have_no_weight():
-    q, k, v = np.ones((1, 1, 1, 1)), np.array([-np.inf, 1.0]).reshape(1, 2, 1, 1), np.ones((1, 2, 1, 1))
+    q, v = np.ones((1, 1, 1, 1)), np.ones((1, 2, 1, 1))
+    k = np.array([-np.inf, 1.0]).reshape(1, 2, 1, 1)
     assert [x.item() for x in attention(q, k, v)] == [1.0, 1.0]
     assert [x.item() for x in attention(q, k[:, :1], v[:, :1])] == [0.0, -np.inf]
 
@@ -124,7 +127,8 @@ def test_nan_in_a_key_reaches_the_rows_that_see_it(mask):
     hit[1, 0, (3 if mask == "causal" else 0) :] = True
     np.testing.assert_array_equal(np.isnan(lse), hit)
     np.testing.assert_array_equal(np.isnan(out).all(axis=-1), hit.transpose(0, 2, 1))
-    assert_same((out[~hit.transpose(0, 2, 1)], lse[~hit]), (truth[0][~hit.transpose(0, 2, 1)], truth[1][~hit]))
+    spared = ~hit.transpose(0, 2, 1)
+    assert_same((out[spared], lse[~hit]), (truth[0][spared], truth[1][~hit]))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

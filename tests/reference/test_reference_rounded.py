@@ -12,7 +12,8 @@ EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 @pytest.mark.parametrize("mask", ["full", "causal"])
 @pytest.mark.parametrize("dtype", sorted(EPS))
 def test_error_has_the_size_of_the_dtype(dtype, mask):
-    """Rounding of weights and of out is at most half an eps each; a result without any would be below an eps / 50."""
+    """Rounding of weights and of out is at most half an eps each; a result without any would be below an eps
+    / 50."""
     q, k, v = (round_to(x, dtype) for x in small_arrays(40, 60))
     truth, truth_lse = attention(q, k, v, mask=mask)
     out, lse = attention_rounded(q, k, v, mask=mask, dtype=dtype)
@@ -36,13 +37,15 @@ def test_inputs_are_rounded_first():
 
 
 def test_weights_are_rounded_and_their_sum_is_not():
-    """Two keys, weights 1 and w = exp(-0.3): with values 0 and 1, out is bf16(w) / (1 + w), itself rounded."""
+    """Two keys weigh 1 and w = exp(-1), with values 0 and 1: out is bf16(w) / (1 + w), rounded."""
     q, k = np.ones((1, 1, 1, 1)), np.array([0.0, -1.0]).reshape(1, 2, 1, 1)
     v = np.array([0.0, 1.0]).reshape(1, 2, 1, 1)
-    w = np.exp(-0.3)
-    assert round_to(round_to(w, "bfloat16") / (1 + w), "bfloat16") != round_to(w / (1 + w), "bfloat16")
-    out, _ = attention_rounded(q, k, v, scale=0.3, dtype="bfloat16")
-    assert out.item() == round_to(round_to(w, "bfloat16") / (1 + w), "bfloat16")
+    w = np.exp(-1.0)
+    w_bf16 = round_to(w, "bfloat16")
+    expected = round_to(w_bf16 / (1 + w), "bfloat16")
+    assert expected not in (round_to(w / (1 + w), "bfloat16"), round_to(w_bf16 / (1 + w_bf16), "bfloat16"))
+    out, _ = attention_rounded(q, k, v, scale=1.0, dtype="bfloat16")
+    assert out.item() == expected
 
 
 def test_rows_that_see_no_key():

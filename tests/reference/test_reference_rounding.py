@@ -20,7 +20,9 @@ DTYPES = {
 def every_value(dtype):
     """Every bit pattern of an 8-bit or 16-bit dtype, as float64."""
     bits = np.dtype(f"u{dtype.itemsize}")
-    return np.arange(2 ** (8 * dtype.itemsize)).astype(bits).view(dtype).astype(np.float64)
+    patterns = np.arange(2 ** (8 * dtype.itemsize)).astype(bits).view(dtype)
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        return patterns.astype(np.float64)
 
 
 def finite_values(dtype):
@@ -37,8 +39,8 @@ def assert_identical(actual, expected):
 
 
 def convert(x, dtype):
-    """x through the dtype by NumPy's own conversion, as float64. x must be float32 values, which every dtype takes
-    in one step; from float64, ml_dtypes rounds to float32 on the way."""
+    """x through the dtype by NumPy's own conversion, as float64. x must be float32 values, which every dtype
+    takes in one step; from float64, ml_dtypes rounds to float32 on the way."""
     with np.errstate(over="ignore", invalid="ignore"):
         return x.astype(np.float32).astype(dtype).astype(np.float64)
 
@@ -106,7 +108,8 @@ def test_double_rounding_does_not_happen():
 
 
 @pytest.mark.parametrize(
-    "name, last, first", [("float16", 65519.99, 65520.0), ("float8_e4m3fn", 464.0, 464.001), ("float8_e5m2", 61439.0, 61440.0)]
+    "name, last, first",
+    [("float16", 65519.99, 65520.0), ("float8_e4m3fn", 464.0, 464.001), ("float8_e5m2", 61439.0, 61440.0)],
 )
 def test_overflow_starts_half_a_step_past_the_largest(name, last, first):
     largest, overflow = FORMATS[name].largest, FORMATS[name].overflow

@@ -20,7 +20,7 @@ def test_tiled_equals_naive(shape, block_m, block_n):
 
 
 @pytest.mark.parametrize("mask", ["full", "causal"])
-@pytest.mark.parametrize("seqlen_q, seqlen_k", [(1, 1), (113, 203), (203, 113), (129, 3), (1, 257), (128, 128)])
+@pytest.mark.parametrize("seqlen_q, seqlen_k", [(113, 203), (203, 113), (129, 3), (1, 257), (128, 128)])
 def test_tiled_equals_naive_at_kernel_sizes(mask, seqlen_q, seqlen_k):
     q, k, v = small_arrays(seqlen_q, seqlen_k)
     tiled = attention_tiled(q, k, v, mask=mask, scale=-3.0, block_m=128, block_n=64)

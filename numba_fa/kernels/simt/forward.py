@@ -1,0 +1,129 @@
+"""Portable forward: FlashAttention-2's algorithm 1 (Dao 2023) in shared memory and scalar arithmetic, as in a textbook.
+
+A block of 16 x 16 threads owns BLOCK_M queries of one head. Thread (x, y) computes the scores of the queries y, y + 16,
+... against the keys x, x + 16, ..., and of the output the columns x, x + 16, ... of its queries.
+"""
+
+import numpy as np
+from numba import cuda
+
+from numba_fa.attention.convert import CONVERSIONS
+from numba_fa.attention.masks import DEVICE_MASKS
+from numba_fa.attention.online_softmax import NEG_INF, ZERO, inverse_sum, natural_lse, shift_of
+from numba_fa.dispatch.key import DispatchKey
+from numba_fa.jit import KernelSource, device, float32, int32
+from numba_fa.kernels.simt.variant import signature
+from numba_fa.ptx.math import ex2_approx
+from numba_fa.ptx.memory import st_global_f32
+
+SIDE = 16  # threads along either axis of a block
+
+
+def make_forward(key: DispatchKey) -> KernelSource:
+    """The portable forward kernel for `key`; its parameters are listed in `kernels/simt/variant.py`."""
+    BLOCK_M, BLOCK_N, HEAD_DIM, THREADS = key.block_m, key.block_n, key.head_dim, SIDE * SIDE
+    ROWS, KEYS, COLUMNS = BLOCK_M // SIDE, BLOCK_N // SIDE, -(-HEAD_DIM // SIDE)
+    WIDTH = COLUMNS * SIDE + 1  # of a row in shared memory; odd, so that 16 rows lie in 16 different banks
+    K_AT, P_AT = BLOCK_M * WIDTH, (BLOCK_M + BLOCK_N) * WIDTH  # K and V take turns in one room
+    P_WIDTH = BLOCK_N + 1
+    row_end = device(DEVICE_MASKS[key.mask].row_end)
+    _, load, store = CONVERSIONS[key.dtype]
+
+    @device
+    def load_tile(shared, source, start, stride, rows, thread, count):
+        """Rows of a matrix into shared memory as float32, zeros past its end and past head_dim."""
+        for i in range(thread, count * (WIDTH - 1), THREADS):
+            row, column = i // (WIDTH - 1), i % (WIDTH - 1)
+            value = ZERO
+            if row < rows and column < HEAD_DIM:
+                value = load(source[start + row * stride + column])
+            shared[row * WIDTH + column] = value
+
+    @device
+    def multiply_scores(scores, shared, x, y):
+        """scores = Q K^T for this thread's queries and keys."""
+        for r in range(ROWS):
+            for n in range(KEYS):
+                scores[r, n] = ZERO
+        for column in range(HEAD_DIM):
+            for r in range(ROWS):
+                q_value = shared[(y + SIDE * r) * WIDTH + column]
+                for n in range(KEYS):
+                    scores[r, n] += q_value * shared[K_AT + (x + SIDE * n) * WIDTH + column]
+
+    def forward_simt(
+        q, k, v, out, lse, q_batch, q_seq, q_head, k_batch, k_seq, k_head, v_batch, v_seq, v_head,
+        o_batch, o_seq, o_head, heads, heads_kv, seqlen_q, seqlen_k, scale_log2,
+    ):  # fmt: skip
+        shared = cuda.shared.array(0, float32)
+        scores = cuda.local.array((ROWS, KEYS), float32)
+        output = cuda.local.array((ROWS, COLUMNS), float32)
+        row_max = cuda.local.array(ROWS, float32)
+        row_sum = cuda.local.array(ROWS, float32)
+        thread = int32(cuda.threadIdx.x)
+        x, y = thread % SIDE, thread // SIDE
+        first = cuda.blockIdx.x * BLOCK_M
+        head, index = cuda.blockIdx.y, cuda.blockIdx.z
+        head_kv = head // (heads // heads_kv)
+        for r in range(ROWS):
+            row_max[r] = NEG_INF
+            row_sum[r] = ZERO
+            for c in range(COLUMNS):
+                output[r, c] = ZERO
+        load_tile(shared, q, index * q_batch + first * q_seq + head * q_head, q_seq, seqlen_q - first, thread, BLOCK_M)
+
+        end = row_end(min(first + BLOCK_M, seqlen_q) - 1, seqlen_q, seqlen_k)
+        for start in range(0, end, BLOCK_N):
+            k_start = index * k_batch + start * k_seq + head_kv * k_head
+            load_tile(shared[K_AT:], k, k_start, k_seq, seqlen_k - start, thread, BLOCK_N)
+            cuda.syncthreads()
+            multiply_scores(scores, shared, x, y)
+            for r in range(ROWS):
+                visible = row_end(first + y + SIDE * r, seqlen_q, seqlen_k) - start
+                for n in range(KEYS):
+                    score = scores[r, n] if x + SIDE * n < visible else NEG_INF
+                    shared[P_AT + (y + SIDE * r) * P_WIDTH + x + SIDE * n] = score
+                    scores[r, n] = score
+            cuda.syncthreads()  # scores are there, K has been read
+            v_start = index * v_batch + start * v_seq + head_kv * v_head
+            load_tile(shared[K_AT:], v, v_start, v_seq, seqlen_k - start, thread, BLOCK_N)
+            for r in range(ROWS):
+                at = P_AT + (y + SIDE * r) * P_WIDTH
+                new_max = row_max[r]
+                for n in range(BLOCK_N):
+                    new_max = max(new_max, shared[at + n])
+                shift = shift_of(new_max, scale_log2)
+                rescale = ex2_approx(row_max[r] * scale_log2 - shift)
+                row_max[r] = new_max
+                row_sum[r] *= rescale
+                for c in range(COLUMNS):
+                    output[r, c] *= rescale
+                for n in range(KEYS):
+                    scores[r, n] = ex2_approx(scores[r, n] * scale_log2 - shift)
+            cuda.syncthreads()  # every thread has its row's maximum, so scores may become weights
+            for r in range(ROWS):
+                for n in range(KEYS):
+                    shared[P_AT + (y + SIDE * r) * P_WIDTH + x + SIDE * n] = scores[r, n]
+            cuda.syncthreads()  # weights and V are there
+            for n in range(BLOCK_N):
+                for r in range(ROWS):
+                    weight = shared[P_AT + (y + SIDE * r) * P_WIDTH + n]
+                    row_sum[r] += weight
+                    for c in range(COLUMNS):
+                        output[r, c] += weight * shared[K_AT + n * WIDTH + x + SIDE * c]
+            cuda.syncthreads()  # V and weights have been read
+
+        for r in range(ROWS):
+            row = first + y + SIDE * r
+            if row < seqlen_q:
+                factor = inverse_sum(row_sum[r])
+                at = index * o_batch + row * o_seq + head * o_head
+                for c in range(COLUMNS):
+                    if x + SIDE * c < HEAD_DIM:
+                        out[at + x + SIDE * c] = store(output[r, c] * factor)
+                if lse != 0 and x == 0:
+                    address = lse + (np.int64(index * heads + head) * seqlen_q + row) * 4
+                    st_global_f32(address, natural_lse(row_max[r], row_sum[r], scale_log2))
+
+    shared_bytes = 4 * (P_AT + BLOCK_M * P_WIDTH)
+    return KernelSource(forward_simt, signature(key.dtype), THREADS, shared_bytes)
