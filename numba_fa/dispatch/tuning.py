@@ -27,8 +27,8 @@ TABLE = (
     Row("sm90", 192, None, 128, 112, 2),
     Row("sm90", 256, None, 128, 80, 2),
     Row("simt", 64, None, 64, 64, 1),
-    Row("simt", 128, None, 64, 32, 1),
-    Row("simt", 256, None, 32, 32, 1),
+    Row("simt", 128, None, 32, 32, 1),
+    Row("simt", 256, None, 32, 16, 1),
     Row("cpu", 256, None, 128, 256, 1),
 )
 

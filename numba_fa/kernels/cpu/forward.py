@@ -224,3 +224,8 @@ def make_forward(*, dtype: str, causal: bool, block_m: int, block_n: int):
         run(attend, *arrays, no_lse if lse is None else lse, np.float32(scale * LOG2_E))
 
     return forward
+
+
+def forward_of(key):
+    """The forward for a DispatchKey; called with q, k, v, out, lse, scale."""
+    return make_forward(dtype=key.dtype, causal=key.mask == "causal", block_m=key.block_m, block_n=key.block_n)

@@ -1,0 +1,49 @@
+"""Exact attention for device arrays, with GPU kernels in Python compiled by Numba-CUDA.
+
+Importing this loads no compiler, no framework and no driver; what is used is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numba_fa.api import attention, explain, plan
+    from numba_fa.compat import flash_attn_func
+    from numba_fa.errors import CompileError, LaunchError, ProblemError, StoreWarning, UnsupportedError
+    from numba_fa.problem.masks import Causal, Full
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "attention": "api",
+    "explain": "api",
+    "plan": "api",
+    "flash_attn_func": "compat",
+    "Causal": "problem.masks",
+    "Full": "problem.masks",
+    "CompileError": "errors",
+    "LaunchError": "errors",
+    "ProblemError": "errors",
+    "StoreWarning": "errors",
+    "UnsupportedError": "errors",
+}
+
+__all__ = [
+    "Causal", "CompileError", "Full", "LaunchError", "ProblemError", "StoreWarning", "UnsupportedError", "attention",
+    "explain", "flash_attn_func", "plan",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'numba_fa' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"numba_fa.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,129 @@
+"""The composition root: from arrays to a Problem, a Variant and its key, an Artifact, a Plan, and its run."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numba_fa.kernels  # noqa: F401  (registers the variants)
+from numba_fa import env
+from numba_fa.adapters.arrays import Library, library_of
+from numba_fa.dispatch.device import device_of
+from numba_fa.dispatch.plan import Plan
+from numba_fa.dispatch.select import Explanation, select
+from numba_fa.dispatch.variant import Arrays
+from numba_fa.errors import ProblemError
+from numba_fa.problem.arrays import ArrayView
+from numba_fa.problem.masks import Mask
+from numba_fa.problem.problem import Problem
+
+
+def attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    mask: Mask | str | None = None,
+    scale: float | None = None,
+    out: Any = None,
+    return_lse: bool = False,
+) -> Any:
+    """Exact attention, softmax(scale * q k^T + mask) v.
+
+    q: (batch, seqlen_q, heads, head_dim). k, v: (batch, seqlen_k, heads_kv, head_dim), heads a multiple of heads_kv
+    (MQA, GQA). float32, float16 or bfloat16 of NumPy, torch, CuPy, JAX or Numba; any strides with a contiguous last
+    axis. mask: None or "full", or "causal" (query i sees key j when j <= i + seqlen_k - seqlen_q). scale: of the
+    scores, 1/sqrt(head_dim) by default. out: where to write, like q.
+
+    Returns the output, an array of the caller's kind and of q's shape and dtype, enqueued on the caller's current
+    stream; with return_lse also the natural-log-sum-exp of the scaled scores, float32 (batch, heads, seqlen_q). A
+    query that sees no key has output 0 and LSE -inf.
+
+    Raises ProblemError (a ValueError) listing every fault of the arguments, UnsupportedError (a NotImplementedError)
+    when no kernel computes the request; both before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1;
+    on Hopper Shah et al., FlashAttention-3 (2024).
+    """
+    library = _common_library(q=q, k=k, v=v, out=out)
+    views = library.view(q), library.view(k), library.view(v)
+    out_view = None if out is None else _writable(library, out)
+    problem = Problem.from_views(*views, mask=mask, scale=scale, out=out_view)
+    ready = _plan(problem, env.backend())
+    if out is None:
+        out = library.empty(q, views[0].shape, views[0].dtype)
+        out_view = library.view(out)
+    lse = library.empty(q, (problem.batch, problem.heads, problem.seqlen_q), "float32") if return_lse else None
+    arrays = Arrays(*views, out_view, None if lse is None else library.view(lse))
+    ready.run_arrays(arrays, library.stream(q))
+    out = library.finish(out)
+    return (out, library.finish(lse)) if return_lse else out
+
+
+def plan(
+    q: Any, k: Any, v: Any, *, mask: Mask | str | None = None, scale: float | None = None, out: Any = None
+) -> Plan:
+    """Choose, compile and load for arrays like these; `Plan.run(q, k, v, out, lse=None)` then only launches.
+
+    Arguments and errors as of `attention`. `out` defaults to an array laid out like a new one.
+    """
+    library = _common_library(q=q, k=k, v=v, out=out)
+    return _plan(_problem(library, q, k, v, mask, scale, out), env.backend(), library.name)
+
+
+def explain(
+    q: Any, k: Any, v: Any, *, mask: Mask | str | None = None, scale: float | None = None, out: Any = None
+) -> Explanation:
+    """Which kernel `attention` would run on these arrays, and why not another. Compiles and launches nothing.
+
+    Arguments and errors as of `attention`.
+    """
+    library = _common_library(q=q, k=k, v=v, out=out)
+    problem = _problem(library, q, k, v, mask, scale, out)
+    return select(problem, device_of(problem.device))
+
+
+def _problem(library: Library, q: Any, k: Any, v: Any, mask: Any, scale: float | None, out: Any) -> Problem:
+    out_view = None if out is None else _writable(library, out)
+    return Problem.from_views(library.view(q), library.view(k), library.view(v), mask=mask, scale=scale, out=out_view)
+
+
+def _writable(library: Library, out: Any) -> ArrayView:
+    if library.name == "jax":
+        raise ProblemError(["out is a JAX array, which is immutable; take the returned array instead"])
+    return library.view(out)
+
+
+@lru_cache(maxsize=1024)
+def _plan(problem: Problem, backend: str | None, library: str = "") -> Plan:
+    """The plan for a problem. `backend` and `library` are in the key only."""
+    device = device_of(problem.device)
+    chosen = select(problem, device)
+    variant, key = chosen.variant, chosen.key
+    if device.arch == "cpu":
+        kernel = variant.factory()(key)
+
+        def launch(arguments: tuple[Any, ...], stream: int) -> None:
+            kernel(*arguments)
+    else:
+        from numba_fa.build.launch import make_launch
+        from numba_fa.build.loader import load
+
+        grid = variant.grid(problem, key, device)
+        launch = make_launch(load(key, variant, device), variant.signature(key.dtype), grid, device)
+    return Plan(problem, variant, key, device, launch, _view, _stream)
+
+
+def _view(array: Any) -> ArrayView:
+    return library_of(array).view(array)
+
+
+def _stream(array: Any) -> int:
+    return library_of(array).stream(array)
+
+
+def _common_library(**arrays: Any) -> Library:
+    """The one library that all the arrays come from."""
+    libraries = {name: library_of(array) for name, array in arrays.items() if array is not None}
+    if len({library.name for library in libraries.values()}) > 1:
+        listed = ", ".join(f"{name} {library.name}" for name, library in libraries.items())
+        raise ProblemError([f"arrays of different libraries: {listed}; one library is wanted"])
+    return libraries["q"]

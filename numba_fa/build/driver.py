@@ -1,0 +1,46 @@
+"""The CUDA driver calls that cuda.core does not make for us, with errors by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba_fa.dispatch.device import Device, arch_of
+from numba_fa.errors import LaunchError
+
+
+def check(result: tuple[Any, ...]) -> Any:
+    """The value of a cuda.bindings call, or LaunchError with the driver's name for what went wrong."""
+    if result[0].value:
+        raise LaunchError(f"the CUDA driver says {result[0].name}")
+    return result[1] if len(result) == 2 else result[1:]
+
+
+def describe_device(ordinal: int) -> Device:
+    """The GPU with this number."""
+    from cuda.bindings import driver
+    from cuda.core import Device as CudaDevice
+
+    try:
+        device = CudaDevice(ordinal)
+    except Exception as error:
+        raise LaunchError(f"no GPU {ordinal} here: {error}") from error
+    properties = device.properties
+    attribute = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+    return Device(
+        name=device.name,
+        ordinal=ordinal,
+        arch=arch_of(*device.compute_capability),
+        multiprocessors=properties.multiprocessor_count,
+        shared_bytes=check(driver.cuDeviceGetAttribute(attribute, ordinal)),
+    )
+
+
+def device_count() -> int:
+    """How many GPUs there are; 0 when there is no driver."""
+    try:
+        from cuda.bindings import driver
+
+        check(driver.cuInit(0))
+        return int(check(driver.cuDeviceGetCount()))
+    except Exception:  # no driver library at all: cuda.bindings raises RuntimeError of its own
+        return 0

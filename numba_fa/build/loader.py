@@ -1,0 +1,61 @@
+"""From a dispatch key to a loaded kernel: the store first, the compiler only when the store has nothing."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from numba_fa.build.artifact import Artifact
+from numba_fa.build.driver import check
+from numba_fa.build.store import default_store
+from numba_fa.dispatch.device import Device
+from numba_fa.dispatch.key import DispatchKey
+from numba_fa.dispatch.variant import Variant
+
+_LOADED: dict[tuple[str, int], LoadedKernel] = {}
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class LoadedKernel:
+    """A kernel on a device. `owner` keeps the module loaded; `handle` is what the driver launches."""
+
+    artifact: Artifact
+    owner: Any
+    handle: Any
+
+
+def artifact_for(key: DispatchKey, variant: Variant, arch: str) -> Artifact:
+    """The compiled kernel, from the store or made now and stored."""
+    store = default_store()
+    artifact = store.get(key.slug, arch)
+    if artifact is None:
+        from numba_fa.build.compiler import compile_kernel
+
+        artifact = compile_kernel(key, variant.factory(), arch)
+        store.put(artifact)
+    return artifact
+
+
+def load(key: DispatchKey, variant: Variant, device: Device) -> LoadedKernel:
+    """The kernel, loaded on `device`; once a process."""
+    with _LOCK:
+        kernel = _LOADED.get((key.slug, device.ordinal))
+        if kernel is None:
+            kernel = _LOADED[key.slug, device.ordinal] = _load(artifact_for(key, variant, device.arch), device)
+    return kernel
+
+
+def _load(artifact: Artifact, device: Device) -> LoadedKernel:
+    from cuda.bindings import driver
+    from cuda.core import Device as CudaDevice
+    from cuda.core import ObjectCode
+
+    CudaDevice(device.ordinal).set_current()
+    owner = ObjectCode.from_cubin(artifact.cubin).get_kernel(artifact.entry)
+    kernel = driver.CUkernel(int(owner.handle))
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    # Above 48 KB a kernel must ask, once.
+    check(driver.cuKernelSetAttribute(attribute, artifact.shared_bytes, kernel, device.ordinal))
+    return LoadedKernel(artifact, owner, check(driver.cuKernelGetFunction(kernel)))

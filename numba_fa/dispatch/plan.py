@@ -1,0 +1,61 @@
+"""Plan: a problem with its kernel ready; running it allocates nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from numba_fa.dispatch.device import Device
+from numba_fa.dispatch.key import DispatchKey
+from numba_fa.dispatch.variant import Arrays, Variant
+from numba_fa.errors import ProblemError
+from numba_fa.problem.arrays import ArrayView
+from numba_fa.problem.problem import Problem
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A chosen, compiled and loaded kernel for one problem.
+
+    `run` takes the caller's arrays; `view` turns an array into an ArrayView and its stream (adapters); `launch`
+    takes the kernel's parameter values and a stream handle.
+    """
+
+    problem: Problem
+    variant: Variant
+    key: DispatchKey
+    device: Device
+    launch: Callable[[tuple[Any, ...], int], None]
+    view: Callable[[Any], ArrayView] = field(repr=False)
+    stream_of: Callable[[Any], int] = field(repr=False)
+
+    def run(self, q: Any, k: Any, v: Any, out: Any, lse: Any = None) -> None:
+        """Compute into `out` and, if given, `lse`, on the caller's current stream. Allocates no device memory.
+
+        Arrays must be such as the plan was made for: same dtype, device, shapes and alignment; ProblemError
+        otherwise. q, out (batch, seqlen_q, heads, head_dim); k, v (batch, seqlen_k, heads_kv, head_dim); lse float32
+        (batch, heads, seqlen_q).
+        """
+        view = self.view
+        arrays = Arrays(view(q), view(k), view(v), view(out), None if lse is None else view(lse))
+        found = Problem.from_views(
+            arrays.q, arrays.k, arrays.v, mask=self.problem.mask, scale=self.problem.scale, out=arrays.out, lse=arrays.lse
+        )
+        if found != self.problem and not self._covers(found):
+            raise ProblemError([f"this plan is for {self.problem.summary}, alignment {self.problem.alignment}; "
+                                f"the arrays make {found.summary}, alignment {found.alignment}"])  # fmt: skip
+        self.run_arrays(arrays, self.stream_of(q))
+
+    def run_arrays(self, arrays: Arrays, stream: int) -> None:
+        """`run` for arrays that were viewed and checked already."""
+        self.launch(self.variant.arguments(self.problem, self.key, arrays), stream)
+
+    def _covers(self, found: Problem) -> bool:
+        """Whether `found` differs in alignment only, and has enough of it."""
+        same = all(
+            getattr(found, name) == getattr(self.problem, name)
+            for name in Problem.__dataclass_fields__
+            if name != "alignment"
+        )
+        return same and found.alignment >= self.variant.alignment
