@@ -9,9 +9,10 @@ import numba_fa.kernels  # noqa: F401  (registers the variants)
 from numba_fa import env
 from numba_fa.adapters.arrays import Library, library_of
 from numba_fa.dispatch.device import device_of
+from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.plan import Plan
 from numba_fa.dispatch.select import Explanation, select
-from numba_fa.dispatch.variant import Arrays
+from numba_fa.dispatch.variant import Arrays, Variant
 from numba_fa.errors import ProblemError
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.masks import Mask
@@ -66,7 +67,7 @@ def plan(
     Arguments and errors as of `attention`. `out` defaults to an array laid out like a new one.
     """
     library = _common_library(q=q, k=k, v=v, out=out)
-    return _plan(_problem(library, q, k, v, mask, scale, out), env.backend(), library.name)
+    return _plan(_problem(library, q, k, v, mask, scale, out), env.backend())
 
 
 def explain(
@@ -93,11 +94,15 @@ def _writable(library: Library, out: Any) -> ArrayView:
 
 
 @lru_cache(maxsize=1024)
-def _plan(problem: Problem, backend: str | None, library: str = "") -> Plan:
-    """The plan for a problem. `backend` and `library` are in the key only."""
+def _plan(problem: Problem, backend: str | None) -> Plan:
+    """The plan for a problem. `backend` is in the cache's key only."""
+    chosen = select(problem, device_of(problem.device))
+    return plan_for(problem, chosen.variant, chosen.key)
+
+
+def plan_for(problem: Problem, variant: Variant, key: DispatchKey) -> Plan:
+    """A plan with this kernel and no other, compiled and loaded."""
     device = device_of(problem.device)
-    chosen = select(problem, device)
-    variant, key = chosen.variant, chosen.key
     if device.arch == "cpu":
         kernel = variant.factory()(key)
 

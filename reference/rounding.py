@@ -55,7 +55,8 @@ def round_to(x, dtype):
     value = np.where(finite, x, 0.0)
     _, exponent = np.frexp(value)  # value = mantissa * 2**exponent with mantissa in [0.5, 1)
     step = np.maximum(exponent - 1, fmt.min_exponent) - fmt.fraction_bits
-    rounded = np.ldexp(np.rint(np.ldexp(value, -step)), step)
+    with np.errstate(over="ignore"):  # a value within half a step of 2**1024
+        rounded = np.ldexp(np.rint(np.ldexp(value, -step)), step)
     rounded = np.where(np.abs(rounded) > fmt.largest, np.copysign(fmt.overflow, x), rounded)
     infinite = np.where(np.isinf(x), np.copysign(fmt.overflow, x), x)
     return np.where(finite, rounded, infinite)

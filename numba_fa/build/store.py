@@ -5,7 +5,8 @@ writes under way and `quarantine/` for files that were not what their name says.
 
 - A write goes to `tmp/`, is synced and then renamed, so a reader sees all of it or none, and a killed writer
   leaves only a file in `tmp/`, removed an hour later. Writers of one key write the same code: the last wins.
-- A read checks the artifact's checksum and that it was written for the key asked for.
+- A read checks the checksum and that the file was written for the fingerprint asked for, which stands for the
+  slug and the architecture too.
 - Past `max_bytes` the least recently used files go. Use is the modification time, set on every read from
   disk, because access times are off on many file systems.
 - Where the folder cannot be written, artifacts live in memory and one `StoreWarning` a process says so.
@@ -172,7 +173,7 @@ class _Folder:
         if file.name in self._refused:
             return None
         try:
-            artifact = _load(file, slug, arch, key)
+            artifact = Artifact.from_bytes(file.read_bytes(), key)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (CorruptArtifact, IsADirectoryError) as fault:
@@ -256,14 +257,6 @@ class _Folder:
                 return
             _remove(file)
             excess -= stat.st_size
-
-
-def _load(file: Path, slug: str, arch: str, key: str) -> Artifact:
-    """The artifact in `file`. Raises `OSError`, and `CorruptArtifact` if it is another's."""
-    artifact = Artifact.from_bytes(file.read_bytes(), key)
-    if (artifact.slug, artifact.arch) != (slug, arch):
-        raise CorruptArtifact(f"holds {artifact.slug} for {artifact.arch}, not {slug} for {arch}")
-    return artifact
 
 
 def _write_whole(file: Path, blob: bytes, folder: Path) -> None:

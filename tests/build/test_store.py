@@ -136,7 +136,7 @@ def test_clear(open_store, folder):
 
 
 def test_an_edit_under_a_running_process_is_not_stored(open_store, root):
-    """Its code may be of either text, so it stays in memory: no later process may find it under a false key."""
+    """Its code may be of either text, so it stays in memory, out of later processes' sight."""
     store = open_store()
     assert store.get(SLUG, ARCH) is None
     (root / "jit.py").write_text("edited\n")
@@ -223,9 +223,8 @@ def test_metadata_of_a_wrong_type_is_named():
 def test_an_entry_under_another_key_is_refused(open_store, folder, other):
     """A whole, valid file copied over another's name is not believed."""
     open_store().put(SAMPLE)
-    mine = only_file(folder)
-    right = mine.read_bytes()
-    mine.unlink()
+    right = only_file(folder).read_bytes()
+    open_store().clear()
     open_store().put(replace(SAMPLE, **other))
     only_file(folder).write_bytes(right)
     got, messages = warned(lambda: open_store().get(other.get("slug", SLUG), other.get("arch", ARCH)))
@@ -290,6 +289,18 @@ def test_an_artifact_larger_than_the_cap_is_kept_in_memory(open_store):
     assert store.get(SLUG, ARCH) == SAMPLE
 
 
+def test_memory_is_capped_too(root):
+    """Without a folder the least recently used artifacts leave memory."""
+    store = Store(None, 3 * len(SAMPLE.cubin), root)
+    for name in "abc":
+        store.put(replace(SAMPLE, slug=name))
+    assert store.get("a", ARCH)
+    store.put(replace(SAMPLE, slug="d"))
+    assert [entry.slug for entry in store.entries()] == ["d", "a", "c"]
+    assert store.get("b", ARCH) is None
+    assert store.size() == 3 * len(SAMPLE.cubin)
+
+
 def failing(number: int) -> Callable[..., None]:
     """A stand-in for a system call that fails with errno `number`; root ignores permission bits, not this."""
 
@@ -305,16 +316,9 @@ def test_a_disk_that_cannot_be_written_means_memory(open_store, folder, monkeypa
     """The first failure warns; later ones and other stores of the process do not; no piece is left behind."""
     monkeypatch.setattr(os, call, failing(number))
     store = open_store()
-
-    def use() -> list:
-        """Two artifacts in one store, one in another."""
-        store.put(SAMPLE)
-        store.put(replace(SAMPLE, slug="bwd"))
-        open_store().put(SAMPLE)
-        return [store.get(SLUG, ARCH), store.get("bwd", ARCH).slug]
-
-    got, messages = warned(use)
-    assert got == [SAMPLE, "bwd"]
+    bwd = replace(SAMPLE, slug="bwd")
+    _, messages = warned(lambda: [store.put(SAMPLE), store.put(bwd), open_store().put(SAMPLE)])
+    assert [store.get(SLUG, ARCH), store.get("bwd", ARCH)] == [SAMPLE, bwd]
     assert len(messages) == 1 and os.strerror(number) in messages[0] and str(folder) in messages[0]
     assert [entry.slug for entry in store.entries()] == ["bwd", SLUG]
     assert store.size() == 2 * len(SAMPLE.cubin)

@@ -1,4 +1,4 @@
-"""The store among processes: many writers and readers at once, killed writers, and a fresh process's imports."""
+"""The store among processes: writers and readers at once, killed writers, a fresh process's imports."""
 
 from __future__ import annotations
 

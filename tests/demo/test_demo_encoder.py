@@ -1,4 +1,4 @@
-"""The encoder against facts that do not come from it: meaning, geometry, another implementation, known values."""
+"""The encoder against facts from elsewhere: meaning, geometry, another implementation, known values."""
 
 from __future__ import annotations
 

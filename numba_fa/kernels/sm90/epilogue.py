@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from numba import cuda
+from numba_fa.jit import cuda
 
 from numba_fa.attention.online_softmax import natural_lse
 from numba_fa.jit import device, int32

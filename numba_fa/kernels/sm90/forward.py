@@ -6,7 +6,7 @@ the tensor cores work, and two consumers take turns at issuing (ping-pong). Bloc
 after tile, and the next tile's loads run under this one's epilogue.
 """
 
-from numba import cuda
+from numba_fa.jit import cuda
 
 from numba_fa.attention.masks import DEVICE_MASKS
 from numba_fa.dispatch.key import DispatchKey

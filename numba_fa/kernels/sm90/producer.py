@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from numba import cuda
+from numba_fa.jit import cuda
 
 from numba_fa.jit import device, int32
 from numba_fa.kernels.sm90.shape import Shape

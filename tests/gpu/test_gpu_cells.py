@@ -1,0 +1,49 @@
+"""Every cell that the GPU variants declare, on a GPU, against the reference."""
+
+import numba_fa
+import pytest
+from numba_fa.kernels.simt.variant import FORWARD as SIMT
+from numba_fa.kernels.sm90.variant import FORWARD as SM90
+from numba_fa.testing.cells import declared_cells
+
+from tests.gpu.arrays import to_numpy, to_torch
+from tests.oracle import check_cell, inputs_of
+
+WIDE = (8, 32, 64, 80, 96, 128, 192, 256)
+
+
+def run(cell, monkeypatch):
+    monkeypatch.setenv("NUMBA_FA_BACKEND", cell.family)
+    q, k, v = (to_torch(array) for array in inputs_of(cell))
+    assert numba_fa.explain(q, k, v, mask=cell.mask).family == cell.family
+    out, lse = numba_fa.attention(q, k, v, mask=cell.mask, return_lse=True)
+    check_cell(cell, to_numpy(out), to_numpy(lse))
+
+
+@pytest.mark.hopper
+@pytest.mark.parametrize("cell", declared_cells(SM90, WIDE), ids=lambda cell: cell.id)
+def test_sm90(cell, monkeypatch):
+    run(cell, monkeypatch)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cell", declared_cells(SIMT, (8, 64, 128, 256)), ids=lambda cell: cell.id)
+def test_simt(cell, monkeypatch):
+    run(cell, monkeypatch)
+
+
+def one_class(variant):
+    """Every dtype, head_dim and mask, at one class of heads and shape."""
+    return [c for c in declared_cells(variant) if (c.heads_class, c.shape_class) == ("gqa", "ragged")]
+
+
+@pytest.mark.hopper
+@pytest.mark.parametrize("cell", one_class(SM90), ids=lambda cell: cell.id)
+def test_sm90_every_head_dim(cell, monkeypatch):
+    run(cell, monkeypatch)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cell", one_class(SIMT), ids=lambda cell: cell.id)
+def test_simt_every_head_dim(cell, monkeypatch):
+    run(cell, monkeypatch)
