@@ -10,7 +10,7 @@ import numpy as np
 LSE_TOLERANCE = 1e-4
 
 # Two float32 softmaxes differ by this much, relative, whatever the dtype of the inputs: a score of 8 rounded
-# to float32 moves its weight by 8 * 2**-24, and ex2.approx adds up to 2**-22. To 16-bit types this is nothing.
+# to float32 moves its weight by 8 * 2**-24, and ex2.approx adds up to 2**-22. Nothing to 16-bit types.
 SOFTMAX_ERROR = 2.0**-20
 
 

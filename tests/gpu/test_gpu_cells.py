@@ -21,13 +21,13 @@ def run(cell, monkeypatch):
 
 
 @pytest.mark.hopper
-@pytest.mark.parametrize("cell", declared_cells(SM90, WIDE), ids=lambda cell: cell.id)
+@pytest.mark.parametrize("cell", list(declared_cells(SM90, WIDE)), ids=lambda cell: cell.id)
 def test_sm90(cell, monkeypatch):
     run(cell, monkeypatch)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("cell", declared_cells(SIMT, (8, 64, 128, 256)), ids=lambda cell: cell.id)
+@pytest.mark.parametrize("cell", list(declared_cells(SIMT, (8, 64, 128, 256))), ids=lambda cell: cell.id)
 def test_simt(cell, monkeypatch):
     run(cell, monkeypatch)
 

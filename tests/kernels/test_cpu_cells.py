@@ -11,7 +11,7 @@ from tests.oracle import check_cell, inputs_of
 HEAD_DIMS = (8, 16, 40, 64, 72, 128, 256)
 
 
-@pytest.mark.parametrize("cell", declared_cells(FORWARD, HEAD_DIMS), ids=lambda cell: cell.id)
+@pytest.mark.parametrize("cell", list(declared_cells(FORWARD, HEAD_DIMS)), ids=lambda cell: cell.id)
 def test_cell(cell):
     out, lse = numba_fa.attention(*inputs_of(cell), mask=cell.mask, return_lse=True)
     check_cell(cell, out, lse)

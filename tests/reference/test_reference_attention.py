@@ -2,12 +2,13 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from brute_force import brute_force_attention
 from hypothesis import given, settings
-from problems import SHAPES, arrays, assert_same, small_arrays
 from scipy.special import logsumexp, softmax
 
 from reference import attention
+
+from .brute_force import brute_force_attention
+from .problems import SHAPES, arrays, assert_same, small_arrays
 
 MASKS = ["full", "causal"]
 

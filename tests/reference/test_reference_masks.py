@@ -1,9 +1,10 @@
 """The masks cell by cell, and which kv head a query head reads."""
 import numpy as np
 import pytest
-from brute_force import sees
 
 from reference import MASKS, expand_kv_heads, visible_keys
+
+from .brute_force import sees
 
 
 @pytest.mark.parametrize("mask", sorted(MASKS))

@@ -2,9 +2,10 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from problems import small_arrays
 
 from reference import attention, attention_rounded, round_to
+
+from .problems import small_arrays
 
 EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 

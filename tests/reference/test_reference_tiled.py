@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import SHAPES, arrays, assert_same, small_arrays
 
 from reference import attention, attention_tiled, merge, visible_keys
 from reference.tiled import empty_state, finish, key_end, update
+
+from .problems import SHAPES, arrays, assert_same, small_arrays
 
 BLOCKS = st.integers(1, 24)
 
