@@ -1,4 +1,4 @@
-"""Masks as declarations. Each has a namesake in `attention/masks.py` (device) and `reference/masks.py` (truth)."""
+"""Masks as declarations. Each has a namesake in `flash/masks.py` (device) and `reference/masks.py` (truth)."""
 
 from __future__ import annotations
 

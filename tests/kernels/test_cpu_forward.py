@@ -6,6 +6,7 @@ import ml_dtypes
 import numba
 import numpy as np
 import pytest
+
 from numba_fa.kernels.cpu import convert
 from numba_fa.kernels.cpu.blas import add_product
 from numba_fa.kernels.cpu.forward import make_forward
@@ -39,7 +40,8 @@ def visible(seqlen_q, seqlen_k, causal):
 
 
 def brute_force(q, k, v, scale, causal):
-    """O (batch, seqlen_q, heads, head_dim) and LSE (batch, heads, seqlen_q) in float64, one query row at a time."""
+    """O (batch, seqlen_q, heads, head_dim) and LSE (batch, heads, seqlen_q) in float64, one query row at a
+    time."""
     q, k, v = (x.astype(np.float64) for x in (q, k, v))
     batch, seqlen_q, heads, _ = q.shape
     keep = visible(seqlen_q, k.shape[1], causal)
@@ -166,7 +168,8 @@ def test_poison_reaches_exactly_the_rows_that_see_it(where, position, poison):
     if where == "v":
         assert finite[:, [0, 1, 2, 4, 5, 6, 7]].all() and np.isfinite(lse).all()
     else:
-        assert np.array_equal(np.isnan(out[0, :, 0]).all(-1), hit) and np.array_equal(~np.isfinite(lse[0, 0]), hit)
+        assert np.array_equal(np.isnan(out[0, :, 0]).all(-1), hit)
+        assert np.array_equal(~np.isfinite(lse[0, 0]), hit)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -245,9 +248,10 @@ def test_every_16_bit_pattern(name):
 
 @pytest.mark.parametrize("name", ["fp16", "bf16"])
 def test_rounding_to_16_bits(name):
-    """Random bit patterns, and every midpoint of two neighbours with the floats beside it, round as NumPy does."""
+    """Random bits, and every midpoint of two neighbours with the floats beside it, round as in NumPy."""
     patterns = np.random.default_rng(10).integers(0, 2**32, 300_000, dtype=np.uint32).view(np.float32)
-    values = np.arange(0x7F80 if name == "bf16" else 0x7C00, dtype=np.uint16).view(DTYPES[name]).astype(np.float64)
+    infinity = 0x7F80 if name == "bf16" else 0x7C00
+    values = np.arange(infinity, dtype=np.uint16).view(DTYPES[name]).astype(np.float64)
     middle = ((values[1:] + values[:-1]) / 2).astype(np.float32)
     beside = [np.nextafter(middle, np.float32(side)) for side in (-np.inf, np.inf)]
     overflow = np.array([65519.996, 65520, 65536, 3.3895314e38, 3.3961775e38, np.inf], np.float32)

@@ -56,6 +56,21 @@ def test_key_end_is_the_last_key_any_row_of_the_block_sees(mask):
             assert key_end(mask, m_end, seqlen_q, seqlen_k) == expected
 
 
+def test_blocks_of_keys_pass_from_the_last_to_the_first(monkeypatch):
+    """Causal, 4 queries on 6 keys, two rows a tile: rows 0 and 1 end at key 4, rows 2 and 3 at key 6."""
+    firsts = []
+
+    def log_then_update(state, scores, v, visible):
+        firsts.append(int(v[0, 0]))
+        return update(state, scores, v, visible)
+
+    monkeypatch.setattr("reference.tiled.update", log_then_update)
+    q, k, _ = small_arrays(4, 6, heads=1)
+    key_index = np.broadcast_to(np.arange(6.0)[:, None, None], (1, 6, 1, 1))
+    attention_tiled(q[:1], k[:1], key_index, mask="causal", block_m=2, block_n=2)
+    assert firsts == [2, 0, 4, 2, 0]
+
+
 def test_a_state_that_has_seen_nothing():
     out, lse = finish(empty_state(2, 3))
     assert np.all(out == 0) and np.all(lse == -np.inf)

@@ -64,7 +64,13 @@ def test_q_k_and_v_are_independent():
     q, k, v = random_qkv(1, 500, 500, 1, 1, 16)
     for a, b in ((q, k), (k, v), (q, v)):
         assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.056  # 8000 pairs: five standard errors
-    np.testing.assert_array_equal(q, random_qkv(1, 500, 3, 1, 1, 16)[0])
+
+
+def test_one_length_does_not_change_the_other_arrays():
+    q, k, v = random_qkv(1, 9, 7, 2, 1, 16)
+    np.testing.assert_array_equal(q, random_qkv(1, 9, 3, 2, 1, 16)[0])
+    for x, same in zip((k, v), random_qkv(1, 4, 7, 2, 1, 16)[1:], strict=True):
+        np.testing.assert_array_equal(x, same)
 
 
 def test_values_are_standard_normal():

@@ -1,10 +1,10 @@
 """Single-precision matrix product of tiles, register-blocked, in the calling thread.
 
-A vendor BLAS is not used on purpose: OpenBLAS starts its own threads once rows * cols * count passes 64**3, and two
-outer threads doing so share the cores four ways (measured on two cores: 40 GFLOP/s against 120 at 64**3). The product
-below keeps a 4 x 16 block of the result in vector registers, as in K. Goto and R. van de Geijn, "Anatomy of
-high-performance matrix multiplication", ACM TOMS 34(3), 2008, section 4, and needs no packing because both tiles
-already fit the first-level or second-level cache.
+A vendor BLAS is not used on purpose: OpenBLAS starts its own threads once rows * cols * count passes 64**3,
+and outer threads that call it then oversubscribe the cores (two cores, two callers: 128 x 64 x 64 ran at 40
+GFLOP/s against 119 at 64**3, and 123 with OPENBLAS_NUM_THREADS=1). The product below keeps a 4 x 16 block of the result in vector registers, as in K. Goto and R. van de
+Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34(3), 2008, section 4, and needs no
+packing because both tiles already fit the first-level or second-level cache.
 """
 
 from llvmlite import ir
@@ -32,7 +32,8 @@ def _data(context, builder, array_type, array):
 def _accumulate_block(typing_context, a, i, b, b_start, b_row, b_step, c, j, count):
     """Add ``sum_t a[t, i:i+16] * b[b_start + r * b_row + t * b_step]`` to ``c[j+r, i:i+16]`` for r in 0..3.
 
-    ``a`` and ``c`` are C-contiguous 2-D float32 arrays, ``b`` likewise but read as flat memory; the rest are int64.
+    ``a`` and ``c`` are C-contiguous 2-D float32 arrays, ``b`` likewise but read as flat memory; the rest
+    are int64.
     """
     vector = ir.VectorType(ir.FloatType(), LANES)
     index = ir.IntType(64)
@@ -49,8 +50,8 @@ def _accumulate_block(typing_context, a, i, b, b_start, b_row, b_step, c, j, cou
         def vectors_at(pointer, line, stride):
             """Pointers to the two vectors at element (line, i) of a row-major tile."""
             first = builder.add(builder.mul(line, stride), i_val)
-            return [builder.bitcast(builder.gep(pointer, [builder.add(first, index(LANES * n))]), vector.as_pointer())
-                    for n in range(VECTORS)]
+            elements = [builder.add(first, index(LANES * n)) for n in range(VECTORS)]
+            return [builder.bitcast(builder.gep(pointer, [e]), vector.as_pointer()) for e in elements]
 
         def load(pointer):
             value = builder.load(pointer)
@@ -58,7 +59,8 @@ def _accumulate_block(typing_context, a, i, b, b_start, b_row, b_step, c, j, cou
             return value
 
         places = [p for r in range(ROWS) for p in vectors_at(c_ptr, builder.add(j_val, index(r)), c_ld)]
-        entry, body, done = builder.block, builder.append_basic_block("fma"), builder.append_basic_block("fma.done")
+        entry = builder.block
+        body, done = builder.append_basic_block("fma"), builder.append_basic_block("fma.done")
         initial = [load(p) for p in places]
         builder.cbranch(builder.icmp_signed(">", trips, index(0)), body, done)
         builder.position_at_end(body)
@@ -93,11 +95,12 @@ def _accumulate_block(typing_context, a, i, b, b_start, b_row, b_step, c, j, cou
 
 @njit(error_model="numpy")
 def add_product(a, b, b_row, b_step, c, rows, cols, count):
-    """``c[j, i] += sum over t < count of a[t, i] * b.flat[j * b_row + t * b_step]``, for j < rows and i < cols.
+    """``c[j, i] += sum_t a[t, i] * b.flat[j * b_row + t * b_step]`` for j < rows, i < cols, t < count.
 
-    All three are C-contiguous 2-D float32. ``rows`` and ``cols`` are rounded up to 4 and 16, so ``c`` must have that
-    much room, ``a`` that many columns and ``b`` that many rows (their surplus values are multiplied and never mixed
-    into other elements). With ``(b_row, b_step) = (ld, 1)`` b stands as it is, with ``(1, ld)`` transposed.
+    All three are C-contiguous 2-D float32. ``rows`` and ``cols`` are rounded up to 4 and 16, so ``c`` must
+    have that much room, ``a`` that many columns and ``b`` that many rows (their surplus values are multiplied
+    and never mixed into other elements). With ``(b_row, b_step) = (ld, 1)`` b stands as it is, with
+    ``(1, ld)`` transposed.
     """
     for i in range(0, cols, COLS):
         for j in range(0, rows, ROWS):

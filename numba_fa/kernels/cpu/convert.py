@@ -1,9 +1,9 @@
-"""Conversions between float32 and 16-bit storage, and exp2, written so that LLVM turns loops over them into vectors.
+"""Conversions between float32 and 16-bit storage, and exp2, in a form that LLVM can vectorise.
 
-Half precision is handled as uint16 bit patterns because Numba has no float16 arithmetic on the CPU. Every conversion
-is branch-free integer arithmetic plus at most one exact float32 subtraction on normal numbers, so it is right for
-subnormals, infinities and NaN and does not depend on the processor's flush-to-zero mode. Formats: IEEE 754-2019
-binary16 and bfloat16 (the upper half of binary32); rounding to nearest, ties to even.
+Half precision is handled as uint16 bit patterns because Numba has no float16 arithmetic on the CPU. Every
+conversion is branch-free integer arithmetic plus at most one exact float32 subtraction on normal numbers, so
+it is right for subnormals, infinities and NaN and does not depend on the processor's flush-to-zero mode.
+Formats: IEEE 754-2019 binary16 and bfloat16 (the upper half of binary32); rounding to nearest, ties to even.
 """
 
 import numpy as np
@@ -15,7 +15,8 @@ INFINITY_BITS = np.uint32(0x7F800000)
 SIGN_BITS = np.uint32(0x80000000)
 QUIET_BIT = np.uint32(0x00400000)
 _ROUND_TO_INTEGER = np.float32(1.5 * 2**23)
-# (2**x - 1) / x on [-0.5, 0.5]: weighted least squares iterated to equal ripple, relative error of 2**x below 2**-28.
+# (2**x - 1) / x on [-0.5, 0.5]: least squares reweighted to equal ripple; relative error of 2**x
+# below 2**-28 before rounding.
 _EXP2 = tuple(np.float32(c) for c in (
     0.6931471824645996, 0.24022647738456726, 0.055503323674201965,
     0.00961843691766262, 0.0013398873852565885, 0.00015353361959569156))
@@ -36,12 +37,12 @@ bits_of = _bitcast(types.float32, types.uint32, "uint32")
 float_of = _bitcast(types.uint32, types.float32, "float32")
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", fastmath={"contract"})
 def exp2(x):
-    """2**x, float32: relative error below 2e-7, 0 below 2**-126 (also for -inf), +inf at 128 and above, NaN for NaN.
+    """2**x, float32, relative error below 2e-7; 0 for x < -126, +inf for x >= 128, NaN for NaN.
 
-    Range reduction to [-0.5, 0.5] and a polynomial, J.-M. Muller, "Elementary Functions", 3rd ed., sections 11.1-11.2.
-    The power of two is applied in two factors so that x in [127.5, 128) does not overflow early.
+    Range reduction to [-0.5, 0.5] and a polynomial, J.-M. Muller, "Elementary Functions", 3rd ed., sections
+    11.1-11.2. The power of two is applied in two factors so that x in [127.5, 128) does not overflow early.
     """
     low = np.float32(-150.0) if x < np.float32(-150.0) else x
     clamped = np.float32(150.0) if low > np.float32(150.0) else low
@@ -109,7 +110,8 @@ def float32_to_float16(x):
     subnormal = uint32(bits_of(float_of(magnitude) + np.float32(0.5)) - bits_of(np.float32(0.5)))
     finite = subnormal if magnitude < uint32(113 << 23) else normal
     half = uint32(0x7C00) if magnitude >= uint32(0x477FF000) else finite
-    half = uint32(0x7E00) | uint32((magnitude >> uint32(13)) & uint32(0x1FF)) if magnitude > INFINITY_BITS else half
+    payload = uint32(magnitude >> uint32(13)) & uint32(0x1FF)
+    half = uint32(0x7E00) | payload if magnitude > INFINITY_BITS else half
     return uint16(sign | half)
 
 

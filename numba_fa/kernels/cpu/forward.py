@@ -1,9 +1,9 @@
 """Attention forward on the CPU: one task per (batch, head, query block), online softmax over key blocks.
 
 The method is FlashAttention-2, T. Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work
-Partitioning", 2023, algorithm 1, in float32. Tiles are stored transposed, queries along the contiguous axis: a row of
-the softmax is then a vector lane, so row maxima and sums are plain element-wise loops and need no reordering of
-floating-point operations. Memory is a few tiles per thread, never seqlen_q * seqlen_k.
+Partitioning", 2023, algorithm 1, in float32. Tiles are stored transposed, queries along the contiguous axis:
+a row of the softmax is then a vector lane, so row maxima and sums are plain element-wise loops and need no
+reordering of floating-point operations. Memory is a few tiles per thread, never seqlen_q * seqlen_k.
 """
 
 import math
@@ -41,7 +41,7 @@ def _pointer(typing_context, array, batch, seq, head):
 
 @jit
 def vector_of(array, batch, seq, head):
-    """The last axis at (batch, seq, head) as a contiguous vector, which the type of a strided array cannot say."""
+    """The last axis at (batch, seq, head) as a contiguous vector, which a strided array's type cannot say."""
     return carray(_pointer(array, batch, seq, head), (array.shape[3],))
 
 
@@ -65,10 +65,10 @@ def hide_future(scores, key_lead, rows, cols):
 
 @jit
 def online_softmax(scores, row_max, row_sum, rescale, rows, cols):
-    """Turn scores (base-2 logits, keys x queries) into exp2(score - max); update max and sum; give the old rescaling.
+    """Turn scores (base-2 logits, keys x queries) into exp2(score - max); update row_max, row_sum, rescale.
 
-    A query that has seen no key keeps max = -inf and sum = 0; its exponentials are taken against 0 instead, which
-    makes them 0 and not NaN.
+    ``rescale`` becomes the factor by which sums over earlier blocks shrink. A query that has seen no key keeps max = -inf and sum = 0; its exponentials are taken against 0 instead,
+    which makes them 0 and not NaN.
     """
     for i in range(cols):
         rescale[i] = row_max[i]
@@ -90,7 +90,7 @@ def online_softmax(scores, row_max, row_sum, rescale, rows, cols):
 
 @jit
 def add_visible_product(probs, values, out, key_lead, rows, cols):
-    """``out[e, i] += sum_j probs[j, i] * values[j, e]`` over visible keys alone, so 0 * NaN reaches no other query."""
+    """``out[e, i] += sum_j probs[j, i] * values[j, e]`` over visible keys alone, so no 0 * NaN arises."""
     for j in range(rows):
         for e in range(values.shape[1]):
             for i in range(max(0, j - key_lead), cols):
@@ -98,7 +98,7 @@ def add_visible_product(probs, values, out, key_lead, rows, cols):
 
 
 def _make_tile_steps(to_float32, from_float32):
-    """The three functions that touch the stored dtype: load a transposed query tile, load keys or values, store."""
+    """The three functions that touch the stored dtype: load queries transposed, load keys or values, store."""
     @jit
     def load_queries(q, batch, head, start, rows, factor, tile):
         """tile[e, i] = factor * q[batch, start + i, head, e]; the surplus columns are zero."""
@@ -130,8 +130,8 @@ def _make_tile_steps(to_float32, from_float32):
 
 
 def _task_signature(storage):
-    """Types of one task: arrays of any strides and alignment, inputs perhaps read-only (a broadcast view is), lse
-    (batch, heads, seqlen_q) float32 or of size 0, scale * log2(e) float32, and batch, head, query block.
+    """Types of one task: arrays of any strides and alignment, inputs perhaps read-only (a broadcast view is),
+    lse (batch, heads, seqlen_q) float32 or of size 0, scale * log2(e) float32, and batch, head, query block.
     """
     def array(dtype, ndim, readonly):
         return types.Array(dtype, ndim, "A", readonly=readonly, aligned=False)
@@ -143,13 +143,15 @@ def _task_signature(storage):
 def make_forward(*, dtype: str, causal: bool, block_m: int, block_n: int):
     """Compile the forward for one dtype and mask.
 
-    Args: ``dtype`` "fp32", "fp16" or "bf16"; ``causal`` hides keys after a query, aligned bottom-right; ``block_m``
-    queries by ``block_n`` keys is the tile. Any positive sizes work; multiples of 16 and 4 waste nothing.
+    Args: ``dtype`` "fp32", "fp16" or "bf16"; ``causal`` hides keys after a query, aligned bottom-right;
+    ``block_m`` queries by ``block_n`` keys is the tile. Any positive sizes work; multiples of 16 and 4 waste
+    nothing.
 
-    Returns ``forward(q, k, v, out, lse, scale)`` on NumPy arrays: q, out (batch, seqlen_q, heads, head_dim), k, v
-    (batch, seqlen_k, heads_kv, head_dim), any strides with the last axis contiguous, all float32, or float16, or
-    uint16 bit patterns of bfloat16; lse (batch, heads, seqlen_q) float32 or None. ``out`` and ``lse`` are written in
-    place: lse is the natural logarithm, and a query that sees no key gets out 0 and lse -inf.
+    Returns ``forward(q, k, v, out, lse, scale)`` on NumPy arrays: q, out (batch, seqlen_q, heads, head_dim),
+    k, v (batch, seqlen_k, heads_kv, head_dim), any strides with the last axis contiguous, all float32, or
+    float16, or uint16 bit patterns of bfloat16; lse (batch, heads, seqlen_q) float32 or None. ``out`` and
+    ``lse`` are written in place: lse is the natural logarithm, and a query that sees no key gets out 0 and
+    lse -inf.
 
     Raises KeyError for another dtype.
     """
@@ -157,7 +159,7 @@ def make_forward(*, dtype: str, causal: bool, block_m: int, block_n: int):
     storage = STORAGE[dtype]
     task = _task_signature(from_dtype(np.dtype(storage)))
     ROOM_M, ROOM_N = round_up(block_m, COLS), round_up(block_n, ROWS)
-    # 16 more floats a line: with 64 alone, a column of blocks falls into a quarter of the first-level cache's sets.
+    # 16 more floats a line: with 64, a column of blocks falls into a quarter of the first-level cache's sets.
     LINE_M = ROOM_M + COLS
 
     @njit(task, error_model="numpy", fastmath={"contract"})
@@ -204,8 +206,9 @@ def make_forward(*, dtype: str, causal: bool, block_m: int, block_n: int):
         store(acc, row_sum, out, batch, head, start, rows)
         if lse.size:
             for i in range(rows):
-                seen = row_sum[i] != np.float32(0.0)
-                lse[batch, head, start + i] = LN_2 * (row_max[i] + np.log2(row_sum[i])) if seen else MINUS_INFINITY
+                empty = row_sum[i] == np.float32(0.0)
+                log2_sum = row_max[i] + np.log2(row_sum[i])
+                lse[batch, head, start + i] = MINUS_INFINITY if empty else LN_2 * log2_sum
 
     # The task is called through a pointer: inlined, LLVM would optimise it three times (7.0 s against 4.2 s).
     @njit(types.void(types.FunctionType(task), *task.args[:6]), parallel=True, error_model="numpy")
@@ -214,7 +217,7 @@ def make_forward(*, dtype: str, causal: bool, block_m: int, block_n: int):
         for index in prange(q.shape[0] * q.shape[2] * blocks):
             # prange counts in uint64, which with int64 would promote to float64.
             sequence, n = divmod(np.int64(index), blocks)
-            # Cheap first and costly last blocks of a causal mask alternate, so equal shares of tasks are equal work.
+            # A causal mask's cheap first and costly last blocks alternate: equal shares are equal work.
             block = n // 2 if n % 2 == 0 else blocks - 1 - n // 2
             attend(q, k, v, out, lse, scale_log2, sequence // q.shape[2], sequence % q.shape[2], block)
 
@@ -228,7 +231,7 @@ def make_forward(*, dtype: str, causal: bool, block_m: int, block_n: int):
 
 
 def forward_of(key):
-    """The forward for a DispatchKey; called with q, k, v, out, lse, scale. Compiled once for all head_dims."""
+    """The forward for a DispatchKey, taking q, k, v, out, lse, scale. Compiled once for all head_dims."""
     return _compiled(key.dtype, key.mask == "causal", key.block_m, key.block_n)
 
 

@@ -8,7 +8,7 @@ after tile, and the next tile's loads run under this one's epilogue.
 
 from numba_fa.jit import cuda
 
-from numba_fa.attention.masks import DEVICE_MASKS
+from numba_fa.flash.masks import DEVICE_MASKS
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.jit import KernelSource, device, int32, int64, uint8
 from numba_fa.kernels.sm90.consumer import make_consumer

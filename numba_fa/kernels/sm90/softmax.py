@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from numba_fa.attention.online_softmax import shift_of
+from numba_fa.flash.online_softmax import shift_of
 from numba_fa.jit import device
 from numba_fa.ptx.fragment import make_exponential, make_row_max, make_row_sum
 from numba_fa.ptx.math import ex2_approx, fmax
