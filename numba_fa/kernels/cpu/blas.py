@@ -2,9 +2,10 @@
 
 A vendor BLAS is not used on purpose: OpenBLAS starts its own threads once rows * cols * count passes 64**3,
 and outer threads that call it then oversubscribe the cores (two cores, two callers: 128 x 64 x 64 ran at 40
-GFLOP/s against 119 at 64**3, and 123 with OPENBLAS_NUM_THREADS=1). The product below keeps a 4 x 16 block of the result in vector registers, as in K. Goto and R. van de
-Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34(3), 2008, section 4, and needs no
-packing because both tiles already fit the first-level or second-level cache.
+GFLOP/s against 119 at 64**3, and 123 with OPENBLAS_NUM_THREADS=1). The product below keeps a 4 x 16 block of
+the result in vector registers, as in K. Goto and R. van de Geijn, "Anatomy of high-performance matrix
+multiplication", ACM TOMS 34(3), 2008, section 4, and needs no packing because both tiles already fit the
+first-level or second-level cache.
 """
 
 from llvmlite import ir

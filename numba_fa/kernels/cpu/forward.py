@@ -67,8 +67,9 @@ def hide_future(scores, key_lead, rows, cols):
 def online_softmax(scores, row_max, row_sum, rescale, rows, cols):
     """Turn scores (base-2 logits, keys x queries) into exp2(score - max); update row_max, row_sum, rescale.
 
-    ``rescale`` becomes the factor by which sums over earlier blocks shrink. A query that has seen no key keeps max = -inf and sum = 0; its exponentials are taken against 0 instead,
-    which makes them 0 and not NaN.
+    ``rescale`` becomes the factor by which sums over earlier blocks shrink. A query that has seen no key
+    keeps max = -inf and sum = 0; its exponentials are taken against 0 instead, which makes them 0 and not
+    NaN.
     """
     for i in range(cols):
         rescale[i] = row_max[i]
@@ -98,7 +99,7 @@ def add_visible_product(probs, values, out, key_lead, rows, cols):
 
 
 def _make_tile_steps(to_float32, from_float32):
-    """The three functions that touch the stored dtype: load queries transposed, load keys or values, store."""
+    """The three functions that touch the stored dtype: load queries, load keys or values, store."""
     @jit
     def load_queries(q, batch, head, start, rows, factor, tile):
         """tile[e, i] = factor * q[batch, start + i, head, e]; the surplus columns are zero."""
