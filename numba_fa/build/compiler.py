@@ -104,15 +104,29 @@ def _edit(library: Any, entry: str) -> None:
 
 
 def _link(ltoir: bytes, arch: str) -> tuple[bytes, str]:
-    from cuda.core import Linker, LinkerOptions, ObjectCode
+    """LTO-IR to (cubin, log). nvJitLink itself, not cuda.core's Linker, which may fall back on the driver's linker."""
+    from cuda.bindings import nvjitlink
 
-    options = LinkerOptions(arch=arch, link_time_optimization=True, ptxas_options="-v", optimization_level=3)
-    linker = Linker(ObjectCode.from_ltoir(ltoir), options=options)
+    options = [f"-arch={arch}", "-lto", "-O3", "-Xptxas=-v"]
+    handle = nvjitlink.create(len(options), options)
     try:
-        code = bytes(linker.link("cubin").code)
-    except Exception as error:
-        raise CompileError(f"nvJitLink failed for {arch}: {error}\n{linker.get_error_log()}") from error
-    return code, linker.get_info_log()
+        nvjitlink.add_data(handle, nvjitlink.InputType.LTOIR, ltoir, len(ltoir), "kernel")
+        nvjitlink.complete(handle)
+        cubin = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, cubin)
+        return bytes(cubin), _log(nvjitlink.get_info_log_size, nvjitlink.get_info_log, handle)
+    except nvjitlink.nvJitLinkError as error:
+        log = _log(nvjitlink.get_error_log_size, nvjitlink.get_error_log, handle)
+        raise CompileError(f"nvJitLink failed for {arch}: {error}\n{log}") from error
+    finally:
+        nvjitlink.destroy(handle)
+
+
+def _log(size: Callable[[int], int], read: Callable[[int, bytearray], None], handle: int) -> str:
+    text = bytearray(size(handle))
+    if text:
+        read(handle, text)
+    return text.decode(errors="replace").rstrip("\0")
 
 
 def _capability(arch: str) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from numba_fa.demo.arrays import attend, family
 from numba_fa.demo.naive import naive_attention
 from numba_fa.demo.run import run
 from numba_fa.demo.weights import DemoPackageError
@@ -30,29 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     try:
-        backend = family(dtype)
+        backend = family(dtype, HEADS, HEAD_DIM)
         result = run(
-            numba_fa_attention, naive_attention, sentences, options.picture, backend=backend, dtype=dtype
+            attend, naive_attention, sentences, options.picture, backend=backend, dtype=dtype
         )
     except DemoPackageError as error:
         print(error, file=sys.stderr)
         return 2
     return 1 if result.faults else 0
-
-
-def numba_fa_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`numba_fa.attention` as the encoder calls it: (batch, seqlen, heads, head_dim) to (out, lse)."""
-    import numba_fa
-
-    return numba_fa.attention(q, k, v, return_lse=True)
-
-
-def family(dtype: np.dtype) -> str:
-    """The kernel family that numba_fa chooses for the encoder's arrays: "cpu", "simt" or "sm90"."""
-    import numba_fa
-
-    probe = np.zeros((1, 8, HEADS, HEAD_DIM), dtype)
-    return numba_fa.explain(probe, probe, probe).family
 
 
 def read_sentences(path: Path) -> list[str]:

@@ -29,7 +29,7 @@ TABLE = (
     Row("simt", 64, None, 64, 64, 1),
     Row("simt", 128, None, 32, 32, 1),
     Row("simt", 256, None, 32, 16, 1),
-    Row("cpu", 256, None, 128, 256, 1),
+    Row("cpu", 256, None, 128, 64, 1),
 )
 
 

@@ -1,1 +1,1 @@
-"""Numba on the CPU: tiles over threads, BLAS inside tiles."""
+"""Numba on the CPU: tiles over threads, vector registers inside tiles."""

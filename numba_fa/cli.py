@@ -1,0 +1,183 @@
+"""`numba-fa`: what is here, what a call would run, compile, look inside, time the first call, run the demo."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numba_fa.kernels  # noqa: F401  (registers the variants)
+from numba_fa import env
+from numba_fa.dispatch.device import CPU, HOPPER, Device
+from numba_fa.dispatch.key import DispatchKey
+from numba_fa.dispatch.registry import keys, variant_of, variants
+from numba_fa.errors import CompileError, LaunchError, ProblemError, UnsupportedError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it did what was asked."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        return options.run(options) or 0
+    except (CompileError, LaunchError, ProblemError, UnsupportedError, KeyError, ValueError) as error:
+        print(f"numba-fa: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader has gone; keep Python from complaining when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _env(options: Any) -> None:
+    """Versions, GPUs and environment variables."""
+    from numba_fa.build.driver import describe_device, device_count
+    from numba_fa.build.fingerprint import versions
+
+    print(f"numba_fa {numba_fa.__version__}")
+    for name, version in versions().items():
+        print(f"  {name} {version}")
+    count = device_count()
+    for ordinal in range(count):
+        device = describe_device(ordinal)
+        print(f"GPU {ordinal}: {device.name} ({device.arch}), families {', '.join(device.families)}, cpu")
+    if not count:
+        print("no GPU: kernels run on the CPU, and can be compiled for any GPU")
+    for name, meaning in env.VARIABLES.items():
+        print(f"{name}={os.environ.get(name, '')}  # {meaning}")
+
+
+def _list(options: Any) -> None:
+    """Variants and, with --keys, every tuned kernel."""
+    for variant in variants():
+        dims = variant.head_dims
+        print(
+            f"{variant.name}: {', '.join(variant.dtypes)}; head_dim {dims[0]} to {dims[-1]} in steps of {dims.step}; "
+            f"masks {', '.join(variant.masks)}"
+        )
+    if options.keys:
+        for key in keys():
+            print(key.slug)
+
+
+def _explain(options: Any) -> None:
+    """Which kernel a problem would run, from its numbers alone."""
+    from numba_fa.adapters.arrays import dense_strides
+    from numba_fa.dispatch.select import select
+    from numba_fa.problem.arrays import ArrayView
+    from numba_fa.problem.dtypes import dtype_named
+    from numba_fa.problem.problem import Problem
+
+    batch, seqlen_q, seqlen_k, heads, heads_kv, head_dim = options.shape
+    device = _device(options.device)
+    where = "cpu" if device is CPU else f"cuda:{device.ordinal}"
+    dtype = dtype_named(options.dtype)
+    views = [
+        ArrayView(0, shape, dense_strides(shape), options.dtype, dtype.itemsize if dtype else 4, where)
+        for shape in ((batch, seqlen_q, heads, head_dim), *[(batch, seqlen_k, heads_kv, head_dim)] * 2)
+    ]
+    print(select(Problem.from_views(*views, mask=options.mask), device))
+
+
+def _device(name: str) -> Device:
+    """A device by name: cpu, an architecture, or auto for what is here."""
+    from numba_fa.build.driver import describe_device, device_count
+
+    if name == "auto":
+        return describe_device(0) if device_count() else CPU
+    if name == "cpu":
+        return CPU
+    return HOPPER if name == "sm_90a" else Device(f"a GPU of {name} (assumed)", 0, name)
+
+
+def _compile(options: Any) -> int:
+    """Compile kernels into the store, several at once."""
+    from numba_fa.build.batch import compile_all
+
+    families = ("sm90", "simt") if options.arch == "sm_90a" else ("simt",)
+    chosen = [DispatchKey.parse(slug) for slug in options.slugs] if options.slugs else list(keys(families))
+    return compile_all(chosen, options.arch, options.jobs)
+
+
+def _inspect(options: Any) -> None:
+    """Resources of a kernel; with --ptx or --sass its code."""
+    from numba_fa.build.inspect import describe, sass
+    from numba_fa.build.loader import artifact_for
+
+    key = DispatchKey.parse(options.slug)
+    variant = variant_of(key)
+    if options.ptx:
+        from numba_fa.build.compiler import ptx_of
+
+        print(ptx_of(key, variant.factory(), options.arch))
+        return
+    artifact = artifact_for(key, variant, options.arch)
+    print(sass(artifact) if options.sass else describe(artifact))
+
+
+def _cache(options: Any) -> None:
+    """Where compiled kernels are, how many, how large; `clear` removes them."""
+    from numba_fa.build.store import default_store
+
+    store = default_store()
+    if options.clear:
+        print(f"removed {store.clear()} kernels")
+        return
+    print(f"path {store.path if store.path else 'none: in memory only'}")
+    print(f"kernels {len(store.entries())}")
+    print(f"bytes {store.size()} of at most {env.cache_bytes()}")
+
+
+def _first_call(options: Any) -> int:
+    """Seconds of the first call in a new process, with an empty and with a warm store."""
+    from numba_fa.testing.first_call import report
+
+    return report(options.dtype, options.head_dim, options.mask)
+
+
+def _demo(options: Any) -> int:
+    """Sentence similarity with every layer's attention computed here."""
+    from numba_fa.demo.__main__ import main as demo
+
+    return demo(options.rest)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="numba-fa", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(name: str, run: Any) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        added.set_defaults(run=run)
+        return added
+
+    command("env", _env)
+    command("list", _list).add_argument("--keys", action="store_true", help="every tuned kernel's slug as well")
+    explain = command("explain", _explain)
+    shape = ("BATCH", "SEQLEN_Q", "SEQLEN_K", "HEADS", "HEADS_KV", "HEAD_DIM")
+    explain.add_argument("shape", type=int, nargs=6, metavar=shape)
+    explain.add_argument("--dtype", default="bfloat16")
+    explain.add_argument("--mask", default="full")
+    explain.add_argument("--device", default="auto", help="auto, cpu, or an architecture such as sm_90a or sm_80")
+    compiling = command("compile", _compile)
+    compiling.add_argument("slugs", nargs="*", help="kernels; all tuned ones by default")
+    compiling.add_argument("--arch", default="sm_90a", help="sm_75, sm_80, sm_86, sm_89, sm_90a (default), sm_120a ...")
+    compiling.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    inspect = command("inspect", _inspect)
+    inspect.add_argument("slug")
+    inspect.add_argument("--arch", default="sm_90a")
+    inspect.add_argument("--ptx", action="store_true", help="print the kernel as PTX")
+    inspect.add_argument("--sass", action="store_true", help="print machine code (needs cuobjdump or nvdisasm)")
+    command("cache", _cache).add_argument("--clear", action="store_true", help="remove every compiled kernel")
+    first = command("first-call", _first_call)
+    first.add_argument("--dtype", default="bfloat16")
+    first.add_argument("--head-dim", type=int, default=128)
+    first.add_argument("--mask", default="causal")
+    command("demo", _demo).add_argument("rest", nargs=argparse.REMAINDER, help="arguments of the demo; --help lists them")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""How long a process's first call takes, beyond imports: with an empty store (cold) and with a filled one (warm)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+LIMITS = {"cold": 2.5, "warm": 0.3}
+
+
+def report(dtype: str, head_dim: int, mask: str) -> int:
+    """Print both, each measured in a process of its own; returns how many are above their limit."""
+    from numba_fa.build.driver import device_count
+
+    what = "attention() on a GPU" if device_count() else "obtaining the sm_90a kernel (no GPU here to run it)"
+    print(f"first call, {what}: {dtype}, head_dim {head_dim}, {mask}")
+    late = 0
+    with tempfile.TemporaryDirectory() as store:
+        for state in ("cold", "warm"):
+            command = [sys.executable, "-m", "numba_fa.testing.first_call", dtype, str(head_dim), mask]
+            environment = os.environ | {"NUMBA_FA_CACHE_DIR": store}
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
+            if done.returncode:
+                raise RuntimeError(done.stderr)
+            measured = json.loads(done.stdout.splitlines()[-1])
+            late += measured["call"] > LIMITS[state]
+            print(
+                f"  {state} store: {measured['call']:.3f} s beyond {measured['imports']:.2f} s of imports, limit "
+                f"{LIMITS[state]} s; numba {'was' if measured['numba'] else 'was not'} imported by the call"
+            )
+    return late
+
+
+def measure(dtype: str, head_dim: int, mask: str) -> dict[str, float | bool]:
+    """Seconds of imports and of the first call in this process. With a GPU the call is attention() to its end."""
+    start = time.perf_counter()
+    import cuda.core  # noqa: F401
+    from cuda.bindings import driver, nvjitlink  # noqa: F401
+
+    from numba_fa import api
+    from numba_fa.build import driver as ours
+
+    has_gpu = ours.device_count() > 0
+    if has_gpu:
+        import torch
+
+        shape = (1, 1024, 4, head_dim)
+        q, k, v = (torch.randn(shape, device="cuda", dtype=getattr(torch, dtype)) for _ in range(3))
+        torch.cuda.synchronize()
+    imports = time.perf_counter() - start
+    loaded = "numba" in sys.modules
+    start = time.perf_counter()
+    if has_gpu:
+        api.attention(q, k, v, mask=mask)
+        torch.cuda.synchronize()
+    else:
+        from numba_fa.build.loader import artifact_for
+        from numba_fa.dispatch.registry import variant_of
+        from numba_fa.dispatch.tuning import key_for
+        from numba_fa.problem.dtypes import DTYPES
+
+        key = key_for("fwd", "sm90", DTYPES[dtype].name, head_dim, mask)
+        artifact_for(key, variant_of(key), "sm_90a")
+    call = time.perf_counter() - start
+    return {"imports": imports, "call": call, "numba": not loaded and "numba" in sys.modules}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), sys.argv[3])))
