@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -46,14 +47,13 @@ def attention(
     """
     library = _common_library(q=q, k=k, v=v, out=out)
     views = library.view(q), library.view(k), library.view(v)
-    out_view = None if out is None else _writable(library, out)
-    problem = Problem.from_views(*views, mask=mask, scale=scale, out=out_view)
+    given = None if out is None else _writable(library, out)
+    problem = Problem.from_views(*views, mask=mask, scale=scale, out=given)
     ready = _plan(problem, env.backend())
     if out is None:
         out = library.empty(q, views[0].shape, views[0].dtype)
-        out_view = library.view(out)
     lse = library.empty(q, (problem.batch, problem.heads, problem.seqlen_q), "float32") if return_lse else None
-    arrays = Arrays(*views, out_view, None if lse is None else library.view(lse))
+    arrays = Arrays(*views, given or library.view(out), None if lse is None else library.view(lse))
     ready.run_arrays(arrays, library.stream(q))
     out = library.finish(out)
     return (out, library.finish(lse)) if return_lse else out
@@ -104,10 +104,7 @@ def plan_for(problem: Problem, variant: Variant, key: DispatchKey) -> Plan:
     """A plan with this kernel and no other, compiled and loaded."""
     device = device_of(problem.device)
     if device.arch == "cpu":
-        kernel = variant.factory()(key)
-
-        def launch(arguments: tuple[Any, ...], stream: int) -> None:
-            kernel(*arguments)
+        launch = _call_on_cpu(variant.factory()(key))
     else:
         from numba_fa.build.launch import make_launch
         from numba_fa.build.loader import load
@@ -115,6 +112,13 @@ def plan_for(problem: Problem, variant: Variant, key: DispatchKey) -> Plan:
         grid = variant.grid(problem, key, device)
         launch = make_launch(load(key, variant, device), variant.signature(key.dtype), grid, device)
     return Plan(problem, variant, key, device, launch, _view, _stream)
+
+
+def _call_on_cpu(kernel: Callable[..., None]) -> Callable[[tuple[Any, ...], int], None]:
+    def launch(arguments: tuple[Any, ...], stream: int) -> None:
+        kernel(*arguments)
+
+    return launch
 
 
 def _view(array: Any) -> ArrayView:

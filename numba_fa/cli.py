@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import numba_fa.kernels  # noqa: F401  (registers the variants)
+import numba_fa.kernels
 from numba_fa import env
 from numba_fa.dispatch.device import CPU, HOPPER, Device
 from numba_fa.dispatch.key import DispatchKey

@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
+
 import reference
 from numba_fa.testing.inputs import DTYPES, random_qkv
 from numba_fa.testing.tolerance import assert_close

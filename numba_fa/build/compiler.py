@@ -60,8 +60,8 @@ def ptx_of(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch: str) -
 def _lower(source: Any, arch: str, lto: bool = True) -> Any:
     """Type and lower the kernel into Numba's code library."""
     import numba.cuda.dispatcher
-    from numba.cuda import types
-    from numba.cuda.compiler import _compile_pyfunc_with_fixup
+    from numba.cuda import types  # type: ignore[attr-defined]
+    from numba.cuda.compiler import _compile_pyfunc_with_fixup  # type: ignore[attr-defined]
 
     from numba_fa.jit import TOKENS
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 _SLUG = re.compile(
     r"(?P<op>fwd)-(?P<family>\w+?)-(?P<dtype>\w+?)-d(?P<head_dim>\d+)-(?P<mask>\w+?)"
@@ -49,4 +50,5 @@ class DispatchKey:
         found = _SLUG.fullmatch(slug)
         if not found:
             raise ValueError(f"{slug!r} is no slug; one looks like fwd-sm90-bf16-d128-causal-m128n128s2")
-        return cls(**{name: int(text) if text.isdigit() else text for name, text in found.groupdict().items()})
+        fields: dict[str, Any] = {name: int(text) if text.isdigit() else text for name, text in found.groupdict().items()}
+        return cls(**fields)

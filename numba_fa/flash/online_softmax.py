@@ -7,7 +7,7 @@ The running maximum is of unscaled scores; `scale_log2` is scale * log2(e). A ro
 import numpy as np
 
 from numba_fa.jit import device
-from numba_fa.ptx.math import ex2_approx, lg2_approx, rcp_approx
+from numba_fa.ptx.math import lg2_approx, rcp_approx
 
 NEG_INF = np.float32(-np.inf)
 ZERO = np.float32(0)

@@ -2,6 +2,9 @@
 
 Kinds are PTX register classes: "r" 32-bit integer, "l" 64-bit integer, "f" float32. Integer arguments are cut or
 sign-extended to their kind, so that kernels may mix Numba's int32 and int64 freely.
+
+Every intrinsic has a twin: a Python function with the hardware's meaning, which the emulator calls in its place. A
+one-line twin is given here (`twin`); others the emulator finds by the intrinsic's name and passes its `parameters`.
 """
 
 from __future__ import annotations
@@ -34,8 +37,8 @@ class Op:
     effects: bool = True
 
 
-def define(op: Op) -> Any:
-    """The intrinsic for `op`."""
+def define(op: Op, twin: Callable[..., Any] | None = None, parameters: tuple[Any, ...] = ()) -> Any:
+    """The intrinsic for `op`. twin, parameters: as for `make`."""
     constraints = ",".join(([f"={op.result}"] if op.result else []) + list(op.arguments))
     if op.effects:
         constraints += ("," if constraints else "") + "~{memory}"
@@ -46,18 +49,32 @@ def define(op: Op) -> Any:
         value = assembly(builder, result, values, op.text, constraints, effects=op.effects)
         return value if op.result else context.get_dummy_value()
 
-    return make(op.name, len(op.arguments), lambda *_: _NUMBA[op.result], generate)
+    return make(op.name, len(op.arguments), lambda *_: _NUMBA[op.result], generate, twin=twin, parameters=parameters)
 
 
-def make(name: str, arity: int, result: Callable[..., Any], generate: Callable[..., Any]) -> Any:
-    """An intrinsic of `arity` arguments whose Numba result type is result(*argument_types)."""
+def make(
+    name: str,
+    arity: int,
+    result: Callable[..., Any],
+    generate: Callable[..., Any],
+    *,
+    twin: Callable[..., Any] | None = None,
+    parameters: tuple[Any, ...] = (),
+) -> Any:
+    """An intrinsic of `arity` arguments whose Numba result type is result(*argument_types).
+
+    twin: what the emulator calls instead, with the same arguments. Without one the emulator looks its twin up by
+    `name` and gives it `parameters`, what the intrinsic was made from, before the arguments.
+    """
     names = [f"a{i}" for i in range(arity)]
     # numba.intrinsic reads the parameter names of the function it decorates, so one is written for each arity.
     head, tail = ", ".join(["typingctx", *names]), ", ".join(names)
     code = f"def {name}({head}): return result({tail})({tail}), generate"
     scope = {"generate": generate, "result": lambda *kinds: _Signature(result(*kinds))}
     exec(code, scope)
-    return intrinsic(scope[name])
+    made = intrinsic(scope[name])
+    made.twin, made.parameters = twin, parameters
+    return made
 
 
 class _Signature:

@@ -33,6 +33,7 @@ def make_zeros(count: int) -> Any:
         lambda context, builder, signature, args: pack(
             context, builder, signature.return_type, [ir.Constant(F32, 0.0)] * count
         ),
+        parameters=(count,),
     )  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def make_keep_below(count: int) -> Any:
         ]
         return pack(context, builder, signature.return_type, kept)
 
-    return make("keep_below", 3, lambda *_: floats(count), generate)
+    return make("keep_below", 3, lambda *_: floats(count), generate, parameters=(count,))
 
 
 def make_row_max(count: int) -> Any:
@@ -68,7 +69,7 @@ def make_row_max(count: int) -> Any:
         result = [maximum(builder, _fold(builder, values, row, maximum), args[1 + row]) for row in (0, 1)]
         return pack(context, builder, signature.return_type, result)
 
-    return make("row_max", 3, lambda *_: floats(2), generate)
+    return make("row_max", 3, lambda *_: floats(2), generate, parameters=(count,))
 
 
 def make_row_sum(count: int) -> Any:
@@ -79,7 +80,7 @@ def make_row_sum(count: int) -> Any:
         result = [_fold(builder, values, row, lambda build, a, b: build.fadd(a, b)) for row in (0, 1)]
         return pack(context, builder, signature.return_type, result)
 
-    return make("row_sum", 1, lambda *_: floats(2), generate)
+    return make("row_sum", 1, lambda *_: floats(2), generate, parameters=(count,))
 
 
 def make_exponential(count: int) -> Any:
@@ -94,7 +95,7 @@ def make_exponential(count: int) -> Any:
             result.append(assembly(builder, F32, [power], "ex2.approx.ftz.f32 $0, $1;", "=f,f", effects=False))
         return pack(context, builder, signature.return_type, result)
 
-    return make("exponential", 4, lambda *_: floats(count), generate)
+    return make("exponential", 4, lambda *_: floats(count), generate, parameters=(count,))
 
 
 def make_scale_rows(count: int) -> Any:
@@ -105,7 +106,7 @@ def make_scale_rows(count: int) -> Any:
         result = [builder.fmul(value, args[1 + row_of(i)]) for i, value in enumerate(values)]
         return pack(context, builder, signature.return_type, result)
 
-    return make("scale_rows", 3, lambda *_: floats(count), generate)
+    return make("scale_rows", 3, lambda *_: floats(count), generate, parameters=(count,))
 
 
 def make_pack(count: int, dtype: str) -> Any:
@@ -114,7 +115,7 @@ def make_pack(count: int, dtype: str) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return pack(context, builder, signature.return_type, _packed(builder, unpack(builder, args[0]), dtype))
 
-    return make("pack", 1, lambda *_: words(count // 2), generate)
+    return make("pack", 1, lambda *_: words(count // 2), generate, parameters=(count, dtype))
 
 
 def make_stmatrix(count: int, dtype: str) -> Any:
@@ -136,7 +137,7 @@ def make_stmatrix(count: int, dtype: str) -> Any:
             assembly(builder, VOID, [address, *packed[4 * j : 4 * j + 4]], text, "r,r,r,r,r,~{memory}", effects=True)
         return context.get_dummy_value()
 
-    return make("stmatrix", 5, lambda *_: types.void, generate)
+    return make("stmatrix", 5, lambda *_: types.void, generate, parameters=(count, dtype))
 
 
     return types.void

@@ -1,8 +1,26 @@
 """Approximate float32 arithmetic of the special-function units, and exact maximum."""
 
+import numpy as np
+
 from numba_fa.ptx.core import Op, define
 
-ex2_approx = define(Op("ex2_approx", "f", "ex2.approx.ftz.f32 $0, $1;", "f", effects=False))
-lg2_approx = define(Op("lg2_approx", "f", "lg2.approx.ftz.f32 $0, $1;", "f", effects=False))
-rcp_approx = define(Op("rcp_approx", "f", "rcp.approx.ftz.f32 $0, $1;", "f", effects=False))
-fmax = define(Op("fmax", "ff", "max.f32 $0, $1, $2;", "f", effects=False))
+
+def _flush(value):
+    """float32, denormals to zero as .ftz does."""
+    value = np.float32(value)
+    return value if abs(value) >= np.finfo(np.float32).tiny or np.isnan(value) else np.copysign(np.float32(0), value)
+
+
+ex2_approx = define(
+    Op("ex2_approx", "f", "ex2.approx.ftz.f32 $0, $1;", "f", effects=False),
+    twin=lambda x: _flush(np.exp2(_flush(x))),
+)
+lg2_approx = define(
+    Op("lg2_approx", "f", "lg2.approx.ftz.f32 $0, $1;", "f", effects=False),
+    twin=lambda x: np.log2(_flush(x)),
+)
+rcp_approx = define(
+    Op("rcp_approx", "f", "rcp.approx.ftz.f32 $0, $1;", "f", effects=False),
+    twin=lambda x: _flush(np.float32(1) / _flush(x)),
+)
+fmax = define(Op("fmax", "ff", "max.f32 $0, $1, $2;", "f", effects=False), twin=np.fmax)

@@ -2,13 +2,20 @@
 
 from typing import Any
 
+import numpy as np
 from numba.cuda import types
 
 from numba_fa.ptx.core import I32, I64, Op, assembly, define, make
 
 st_global_f32 = define(Op("st_global_f32", "lf", "st.global.f32 [$0], $1;"))
-bits_to_float = define(Op("bits_to_float", "r", "mov.b32 $0, $1;", "f", effects=False))
-float_to_bits = define(Op("float_to_bits", "f", "mov.b32 $0, $1;", "r", effects=False))
+bits_to_float = define(
+    Op("bits_to_float", "r", "mov.b32 $0, $1;", "f", effects=False),
+    twin=lambda bits: np.uint32(int(bits) & 0xFFFFFFFF).view(np.float32),
+)
+float_to_bits = define(
+    Op("float_to_bits", "f", "mov.b32 $0, $1;", "r", effects=False),
+    twin=lambda value: int(np.float32(value).view(np.int32)),
+)
 
 
 def _generate_shared_address(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -23,8 +30,10 @@ shared_address = make("shared_address", 1, lambda array: types.int32, _generate_
 
 # A 16-bit float's pattern, in the low half of a word, as float32; and back, rounding to nearest even.
 half_to_float = define(
-    Op("half_to_float", "r", "{\n.reg .b16 h, z;\nmov.b32 {h, z}, $1;\ncvt.f32.f16 $0, h;\n}", "f", effects=False)
+    Op("half_to_float", "r", "{\n.reg .b16 h, z;\nmov.b32 {h, z}, $1;\ncvt.f32.f16 $0, h;\n}", "f", effects=False),
+    twin=lambda pattern: np.float32(np.uint16(int(pattern) & 0xFFFF).view(np.float16)),
 )
 float_to_half = define(
-    Op("float_to_half", "f", "{\n.reg .b16 h;\ncvt.rn.f16.f32 h, $1;\ncvt.u32.u16 $0, h;\n}", "r", effects=False)
+    Op("float_to_half", "f", "{\n.reg .b16 h;\ncvt.rn.f16.f32 h, $1;\ncvt.u32.u16 $0, h;\n}", "r", effects=False),
+    twin=lambda value: int(np.float16(value).view(np.uint16)),
 )

@@ -13,4 +13,5 @@ bar_arrive = define(Op("bar_arrive", "rr", "bar.arrive $0, $1;"))
 
 def make_setmaxnreg(registers: int, direction: str) -> Any:
     """Set this warpgroup's registers a thread; direction "inc" or "dec"."""
-    return define(Op("setmaxnreg", "", f"setmaxnreg.{direction}.sync.aligned.u32 {registers};"))
+    return define(Op("setmaxnreg", "", f"setmaxnreg.{direction}.sync.aligned.u32 {registers};"),
+                  parameters=(registers, direction))  # fmt: skip

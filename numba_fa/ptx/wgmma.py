@@ -41,7 +41,8 @@ def make_gemm_ss(n: int, steps: int, dtype: str, a_step: Callable[[int], int], b
         result = assembly(builder, ir.LiteralStructType([F32] * count), descriptors, text, constraints, effects=True)
         return pack(context, builder, signature.return_type, unpack_struct(builder, result, count))
 
-    return make("gemm_ss", 2, lambda *_: floats(count), generate)
+    return make("gemm_ss", 2, lambda *_: floats(count), generate,
+                parameters=(n, steps, dtype, a_step, b_step))  # fmt: skip
 
 
 def make_gemm_rs(n: int, steps: int, dtype: str, b_step: Callable[[int], int]) -> Any:
@@ -62,7 +63,7 @@ def make_gemm_rs(n: int, steps: int, dtype: str, b_step: Callable[[int], int]) -
         result = tied_assembly(builder, unpack(builder, args[0]), values, "r" * inputs + "l", text)
         return pack(context, builder, signature.return_type, result)
 
-    return make("gemm_rs", 3, lambda *_: floats(count), generate)
+    return make("gemm_rs", 3, lambda *_: floats(count), generate, parameters=(n, steps, dtype, b_step))
 
 
 def make_wait(count: int, pending: int) -> Any:
@@ -73,7 +74,7 @@ def make_wait(count: int, pending: int) -> Any:
         result = tied_assembly(builder, unpack(builder, args[0]), [], "", text)
         return pack(context, builder, signature.return_type, result)
 
-    return make("wgmma_wait", 1, lambda *_: floats(count), generate)
+    return make("wgmma_wait", 1, lambda *_: floats(count), generate, parameters=(count, pending))
 
 
 def unpack_struct(builder: Any, value: Any, count: int) -> list[Any]:

@@ -1,11 +1,11 @@
 """Every cell that the GPU variants declare, on a GPU, against the reference."""
 
-import numba_fa
 import pytest
+
+import numba_fa
 from numba_fa.kernels.simt.variant import FORWARD as SIMT
 from numba_fa.kernels.sm90.variant import FORWARD as SM90
 from numba_fa.testing.cells import declared_cells
-
 from tests.gpu.arrays import to_numpy, to_torch
 from tests.oracle import check_cell, inputs_of
 

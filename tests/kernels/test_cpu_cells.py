@@ -1,10 +1,10 @@
 """Every cell that the CPU variant declares, through the public call."""
 
-import numba_fa
 import pytest
+
+import numba_fa
 from numba_fa.kernels.cpu.variant import FORWARD
 from numba_fa.testing.cells import declared_cells
-
 from tests.oracle import check_cell, inputs_of
 
 # All head_dims behave alike but for edges of vectors and tiles; these hold them all, and every class runs on each.

@@ -5,13 +5,12 @@ A block of 16 x 16 threads owns BLOCK_M queries of one head. Thread (x, y) compu
 """
 
 import numpy as np
-from numba_fa.jit import cuda
 
+from numba_fa.dispatch.key import DispatchKey
 from numba_fa.flash.convert import CONVERSIONS
 from numba_fa.flash.masks import DEVICE_MASKS
 from numba_fa.flash.online_softmax import NEG_INF, ZERO, inverse_sum, natural_lse, shift_of
-from numba_fa.dispatch.key import DispatchKey
-from numba_fa.jit import KernelSource, device, float32, int32
+from numba_fa.jit import KernelSource, cuda, device, float32, int32
 from numba_fa.kernels.simt.variant import signature
 from numba_fa.ptx.math import ex2_approx
 from numba_fa.ptx.memory import st_global_f32

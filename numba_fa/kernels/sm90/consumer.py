@@ -4,10 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba_fa.jit import cuda
 
 from numba_fa.flash.online_softmax import NEG_INF, inverse_sum
-from numba_fa.jit import device, int32
+from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.epilogue import make_epilogue
 from numba_fa.kernels.sm90.shape import Shape
 from numba_fa.kernels.sm90.softmax import make_softmax

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from numba_fa.jit import cuda
-
 from numba_fa.flash.online_softmax import natural_lse
-from numba_fa.jit import device, int32
+from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.shape import Shape
 from numba_fa.ptx.fragment import make_stmatrix
 from numba_fa.ptx.mbarrier import mbarrier_arrive

@@ -6,11 +6,9 @@ the tensor cores work, and two consumers take turns at issuing (ping-pong). Bloc
 after tile, and the next tile's loads run under this one's epilogue.
 """
 
-from numba_fa.jit import cuda
-
-from numba_fa.flash.masks import DEVICE_MASKS
 from numba_fa.dispatch.key import DispatchKey
-from numba_fa.jit import KernelSource, device, int32, int64, uint8
+from numba_fa.flash.masks import DEVICE_MASKS
+from numba_fa.jit import KernelSource, cuda, device, int32, int64, uint8
 from numba_fa.kernels.sm90.consumer import make_consumer
 from numba_fa.kernels.sm90.producer import make_producer
 from numba_fa.kernels.sm90.shape import Shape

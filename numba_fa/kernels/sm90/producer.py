@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from numba_fa.jit import cuda
-
-from numba_fa.jit import device, int32
+from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.shape import Shape
 from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
