@@ -70,7 +70,7 @@ def _lower(source: Any, arch: str, lto: bool = True) -> Any:
     device = SimpleNamespace(compute_capability=capability)
     saved, numba.cuda.dispatcher.get_current_device = numba.cuda.dispatcher.get_current_device, lambda: device
     try:
-        signature = types.void(*[TOKENS[token] for token in source.signature])
+        signature = types.void(*[TOKENS[token] for token in source.signature])  # type: ignore[attr-defined]
         library, _ = _compile_pyfunc_with_fixup(
             source.function, signature, device=False, cc=capability, abi="numba",
             launch_bounds=(source.threads, 1), lto=lto,

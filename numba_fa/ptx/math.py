@@ -4,11 +4,13 @@ import numpy as np
 
 from numba_fa.ptx.core import Op, define
 
+_TINY = np.finfo(np.float32).tiny
+
 
 def _flush(value):
     """float32, denormals to zero as .ftz does."""
     value = np.float32(value)
-    return value if abs(value) >= np.finfo(np.float32).tiny or np.isnan(value) else np.copysign(np.float32(0), value)
+    return np.copysign(np.float32(0), value) if abs(value) < _TINY else value
 
 
 ex2_approx = define(

@@ -1,0 +1,107 @@
+"""One thread block: its threads, shared memory, barriers and what is in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from numba_fa.emulator.arrays import SharedArray
+from numba_fa.emulator.barriers import Mbarrier, NamedBarrier
+from numba_fa.emulator.errors import EmulationError, HazardError
+from numba_fa.emulator.memory import GlobalMemory
+from numba_fa.emulator.shared import BARRIER, SharedMemory
+from numba_fa.emulator.stores import Stores
+from numba_fa.emulator.tensor_core import Warpgroup
+from numba_fa.emulator.threads import Threads
+from numba_fa.emulator.trace import Event, Trace
+
+NAMED_BARRIERS = 16
+# The hardware's own share of shared memory, before a block's.
+_SHARED_START = 0x400
+
+
+class Block:
+    """State of one block. The start of its shared memory is 16-byte aligned and no more; it varies with the seed."""
+
+    def __init__(
+        self,
+        index: tuple[int, int, int],
+        grid: tuple[int, int, int],
+        size: int,
+        shared_bytes: int,
+        *,
+        seed: int,
+        memory: GlobalMemory | None,
+        trace: Trace,
+    ) -> None:
+        self.index, self.grid, self.size = index, grid, size
+        self.rng = np.random.default_rng([seed, *index])
+        self.shared = SharedMemory(_SHARED_START + 16 * int(self.rng.integers(64)), shared_bytes)
+        self.memory, self.trace = memory, trace
+        self.mbarriers: dict[int, Mbarrier] = {}
+        self.named: dict[int, NamedBarrier] = {}
+        self.stores = Stores(self)
+        self.warpgroups: dict[int, Warpgroup] = {}
+        self.accesses: tuple[dict[int, Any], dict[int, Any]] = ({}, {})  # writes and reads of shared arrays
+        self._arrays: dict[tuple[Any, int], SharedArray] = {}
+        self.epoch = 0  # how often any barrier has completed: orders accesses to shared arrays
+        self.threads: Threads
+
+    def run(self, kernel: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        """Every thread to its end; then nothing may be in flight."""
+        self.threads = Threads(lambda: kernel(*arguments), self.size, self, self.rng)
+        self.threads.run(self._landings)
+        if any(barrier.loads for barrier in self.mbarriers.values()):
+            raise HazardError("the block ends with TMA loads in flight that nobody waited for")
+        for warpgroup in self.warpgroups.values():
+            warpgroup.require_idle()
+        self.stores.finish()
+
+    def record(self, kind: str, thread: int, amount: int = 0, address: int = 0) -> None:
+        """Add an event to the trace."""
+        self.trace.events.append(Event(kind, self.index, thread, amount, address))
+
+    def init_mbarrier(self, address: int, count: int) -> None:
+        """Make an mbarrier in the 8 bytes at `address`."""
+        if address % 8 or not self.shared.base <= address <= self.shared.limit - 8:
+            raise EmulationError(f"mbarrier at {address:#x}: misaligned or outside shared memory")
+        name = f"mbarrier {len(self.mbarriers)} at {address:#x}"
+        self.mbarriers[address] = Mbarrier(address, count, name, self.threads, self._phase_over)
+        self.shared.state[address : address + 8] = BARRIER
+
+    def mbarrier(self, address: int) -> Mbarrier:
+        """The mbarrier at an address; EmulationError when none was made there."""
+        if address not in self.mbarriers:
+            raise EmulationError(f"no mbarrier was initialised at {address:#x}")
+        return self.mbarriers[address]
+
+    def named_barrier(self, number: int) -> NamedBarrier:
+        """The numbered barrier; 0 is syncthreads'."""
+        if not 0 <= number < NAMED_BARRIERS:
+            raise EmulationError(f"barrier {number}; there are 0..{NAMED_BARRIERS - 1}")
+        return self.named.setdefault(number, NamedBarrier(number, self.threads, self._barrier_over))
+
+    def warpgroup(self, thread: int) -> Warpgroup:
+        """The tensor-core state of a thread's warpgroup."""
+        number = thread // 128
+        return self.warpgroups.setdefault(number, Warpgroup(number, self))
+
+    def shared_array(self, dtype: Any, address: int) -> SharedArray:
+        """Shared memory from an address on, as elements."""
+        if (dtype, address) not in self._arrays:
+            self._arrays[dtype, address] = SharedArray(self, dtype, address)
+        return self._arrays[dtype, address]
+
+    def _phase_over(self, address: int) -> None:
+        self.epoch += 1
+        self.record("mbarrier_phase", -1, 0, address)
+
+    def _barrier_over(self, number: int, size: int) -> None:
+        self.epoch += 1
+        self.record("barrier", -1, size, number)
+
+    def _landings(self) -> list[Callable[[], None]]:
+        """Of each mbarrier whose loads in flight are all that its waiters wait for, what lets them land."""
+        return [barrier.land for barrier in self.mbarriers.values() if barrier.can_land]

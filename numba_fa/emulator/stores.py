@@ -1,0 +1,75 @@
+"""TMA stores under way: each reads its source at the last legal moment, and guards it until then."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from numba_fa.emulator.memory import TensorMap
+
+
+@dataclass
+class _Store:
+    tensor: TensorMap
+    numbers: np.ndarray
+    coordinates: tuple[int, int, int, int]
+
+
+@dataclass
+class _Queue:
+    """One thread's stores: not yet committed, and committed but perhaps still reading."""
+
+    open: list[_Store] = field(default_factory=list)
+    committed: list[_Store] = field(default_factory=list)
+
+
+class Stores:
+    """All threads' stores of a block."""
+
+    def __init__(self, block: Any) -> None:
+        self._block = block
+        self._queues: dict[int, _Queue] = {}
+
+    def start(self, thread: int, tensor: TensorMap, numbers: np.ndarray, coordinates: tuple[int, ...]) -> None:
+        """Store the chunks `numbers` (rows, 8) of shared memory as a box of `tensor`.
+
+        What the tensor clips may hold anything.
+        """
+        shared = self._block.shared
+        shared.require(numbers[tensor.touched(*coordinates)], "tma_store")
+        shared.sources[numbers] += 1
+        store = _Store(tensor, numbers, coordinates)  # type: ignore[arg-type]
+        self._queue(thread).open.append(store)
+        self._block.record("tma_store", thread, tensor.box_bytes, int(numbers[0, 0]) << 4)
+
+    def commit(self, thread: int) -> None:
+        """Close the thread's group."""
+        queue = self._queue(thread)
+        queue.committed += queue.open
+        queue.open = []
+
+    def wait(self, thread: int) -> None:
+        """The thread's committed groups have read their sources, and written."""
+        queue = self._queue(thread)
+        for store in queue.committed:
+            self._perform(store)
+        queue.committed = []
+
+    def finish(self) -> None:
+        """The block ends: what nobody waited for happens now."""
+        for thread, queue in self._queues.items():
+            for store in queue.committed + queue.open:
+                self._block.record("store_at_exit", thread, store.tensor.box_bytes, int(store.numbers[0, 0]) << 4)
+                self._perform(store)
+        self._queues.clear()
+
+    def _queue(self, thread: int) -> _Queue:
+        return self._queues.setdefault(thread, _Queue())
+
+    def _perform(self, store: _Store) -> None:
+        shared = self._block.shared
+        box = shared.chunks[store.numbers].reshape(store.tensor.rows, -1).view(np.uint16)
+        store.tensor.write(box, *store.coordinates)
+        shared.sources[store.numbers] -= 1

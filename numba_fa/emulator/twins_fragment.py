@@ -1,0 +1,103 @@
+"""Twins of `ptx/fragment.py`: a fragment is one thread's registers, a float32 array (count,).
+
+A pair of values belongs to the thread's two rows. Packed words are uint32 arrays, two 16-bit floats in each, the
+lower column in the lower half.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from numba_fa.emulator.threads import current
+
+_HALF = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
+_NEG_INF = np.float32(-np.inf)
+_TINY = np.finfo(np.float32).tiny
+
+
+@lru_cache
+def _rows(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(register numbers of the first row, of the second)."""
+    second = np.arange(count) // 2 % 2 == 1
+    return np.flatnonzero(~second), np.flatnonzero(second)
+
+
+@lru_cache
+def _columns(count: int) -> np.ndarray:
+    register = np.arange(count)
+    return register // 4 * 8 + register % 2
+
+
+def _each_row(count: int, value0: Any, value1: Any, dtype: Any = np.float32) -> np.ndarray:
+    """Per register the value of its row."""
+    return np.tile(np.array([value0, value0, value1, value1], dtype), count // 4)
+
+
+def zeros(count: int) -> np.ndarray:
+    """A fragment of zeros."""
+    return np.zeros(count, np.float32)
+
+
+def keep_below(count: int, fragment: np.ndarray, end0: int, end1: int) -> np.ndarray:
+    """-inf where a column is not below its row's end."""
+    return np.where(_columns(count) < _each_row(count, end0, end1, np.int64), np.asarray(fragment), _NEG_INF)
+
+
+def row_max(count: int, fragment: np.ndarray, start0: np.float32, start1: np.float32) -> tuple[Any, Any]:
+    """Maximum of each row and its start; like max.f32, NaN only where all are NaN."""
+    values = np.asarray(fragment)
+    row0, row1 = (np.fmax.reduce(values[row]) for row in _rows(count))
+    return np.fmax(row0, np.float32(start0)), np.fmax(row1, np.float32(start1))
+
+
+def row_sum(count: int, fragment: np.ndarray) -> tuple[Any, Any]:
+    """Sum of each row."""
+    values = np.asarray(fragment)
+    row0, row1 = (values[row].sum(dtype=np.float32) for row in _rows(count))
+    return row0, row1
+
+
+def exponential(count: int, fragment: np.ndarray, scale: Any, shift0: Any, shift1: Any) -> np.ndarray:
+    """2 ** (fragment * scale - shift), the product and difference rounded once, denormals flushed."""
+    power = np.asarray(fragment).astype(np.float64) * np.float32(scale) - _each_row(count, shift0, shift1)
+    result = np.exp2(power.astype(np.float32))
+    result[result < _TINY] = 0
+    return result
+
+
+def scale_rows(count: int, fragment: np.ndarray, factor0: Any, factor1: Any) -> np.ndarray:
+    """Each row times its factor."""
+    return np.asarray(fragment) * _each_row(count, factor0, factor1)
+
+
+def pack(count: int, dtype: str, fragment: np.ndarray) -> np.ndarray:
+    """Neighbours rounded to `dtype`, nearest even, together in one word."""
+    return np.asarray(fragment).astype(_HALF[dtype]).view(np.uint32)
+
+
+def stmatrix(count: int, dtype: str, fragment: Any, row: int, atom: int, swizzle: int, half: int) -> None:
+    """The warp stores its 16 rows: lane l gives the address of row l % 8 of 8x8 matrix l // 8, four at a time."""
+    thread = current()
+    instructions = np.arange(count // 8)
+    chunk = (half + 2 * instructions % 8) ^ swizzle
+    addresses = row + (chunk << 4) + atom * (2 * instructions // 8)
+    first = thread.index // 32 * 32
+
+    def combine(values: dict[int, Any]) -> dict[int, None]:
+        at = np.stack([value[0] for value in values.values()], axis=1)
+        words = np.stack([value[1] for value in values.values()]).reshape(8, 4, -1, 4)  # row, quad, instruction, matrix
+        rows = words.transpose(2, 3, 0, 1).reshape(-1, 32, 4)  # of each instruction: lane's row, its four words
+        shared = thread.block.shared
+        numbers = shared.numbers(at, "stmatrix")
+        writers = np.broadcast_to(first + np.arange(32), numbers.shape)
+        shared.write_generic(numbers, np.ascontiguousarray(rows).view(np.uint8), writers, "stmatrix")
+        return dict.fromkeys(values)
+
+    thread.block.threads.meet(("stmatrix", count, dtype), 32, (addresses, pack(count, dtype, fragment)), combine)
+
+
+TWINS = (zeros, keep_below, row_max, row_sum, exponential, scale_rows, pack, stmatrix)

@@ -1,0 +1,85 @@
+"""Twins of `ptx/mbarrier.py` and `ptx/warp.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from numba_fa.emulator.errors import EmulationError
+from numba_fa.emulator.threads import current
+
+
+def mbarrier_init(address: int, count: int) -> None:
+    """Make a barrier."""
+    current().block.init_mbarrier(int(address), int(count))
+
+
+def mbarrier_expect_tx(address: int, size: int) -> None:
+    """Arrive and announce bytes."""
+    current().block.mbarrier(int(address)).arrive(int(size))
+
+
+def mbarrier_arrive(address: int) -> None:
+    """Arrive."""
+    current().block.mbarrier(int(address)).arrive()
+
+
+def mbarrier_wait(address: int, parity: int) -> None:
+    """Until the phase of `parity` is over."""
+    if parity not in (0, 1):
+        raise EmulationError(f"mbarrier parity {parity}")
+    current().block.mbarrier(int(address)).wait(int(parity))
+
+
+def fence_mbarrier_init() -> None:
+    """Barriers made so far may be used by copies."""
+    for barrier in current().block.mbarriers.values():
+        barrier.fenced = True
+
+
+def bar_sync(number: int, size: int) -> None:
+    """Arrive and wait at a numbered barrier."""
+    current().block.named_barrier(int(number)).come(int(size), wait=True)
+
+
+def bar_arrive(number: int, size: int) -> None:
+    """Arrive at a numbered barrier and go on."""
+    current().block.named_barrier(int(number)).come(int(size), wait=False)
+
+
+def shfl_bfly(value: np.float32, mask: int) -> Any:
+    """The value of the lane whose number differs in the bits of `mask`."""
+
+    def combine(values: dict[int, Any]) -> dict[int, Any]:
+        return {index: values[index ^ values[index][1]][0] for index in values}
+
+    return current().block.threads.meet("shfl_bfly", 32, (np.float32(value), int(mask) & 31), combine)
+
+
+def warp_uniform(value: int) -> Any:
+    """Lane 0's value."""
+
+    def combine(values: dict[int, Any]) -> dict[int, Any]:
+        return dict.fromkeys(values, next(iter(values.values())))
+
+    return current().block.threads.meet("warp_uniform", 32, int(value), combine)
+
+
+def setmaxnreg(registers: int, direction: str) -> None:
+    """Nothing, once the whole warpgroup has come."""
+    if registers % 8 or not 24 <= registers <= 256:
+        raise EmulationError(f"setmaxnreg {registers}; a multiple of 8 from 24 to 256 is wanted")
+    thread = current()
+
+    def combine(values: dict[int, Any]) -> dict[int, Any]:
+        thread.block.record("setmaxnreg", thread.index // 128 * 128, registers)
+        return dict.fromkeys(values)
+
+    thread.block.threads.meet(("setmaxnreg", registers, direction), 128, None, combine)
+
+
+TWINS = (
+    mbarrier_init, mbarrier_expect_tx, mbarrier_arrive, mbarrier_wait, fence_mbarrier_init, bar_sync, bar_arrive,
+    shfl_bfly, warp_uniform, setmaxnreg,
+)  # fmt: skip
