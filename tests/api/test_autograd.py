@@ -40,3 +40,20 @@ def test_where_no_gradient_is_recorded_all_is_well(context):
 def test_detached_tensors_run():
     out = numba_fa.attention(*(array.detach() for array in qkv(grad=True)))
     assert torch.equal(out, numba_fa.attention(*qkv(grad=False)))
+
+
+def test_an_out_that_wants_gradients_is_refused():
+    """torch itself refuses to write into such a tensor."""
+    q, k, v = qkv(grad=False)
+    with pytest.raises((numba_fa.ProblemError, numba_fa.UnsupportedError), match="grad"):
+        numba_fa.attention(q, k, v, out=torch.zeros_like(q).requires_grad_(True))
+
+
+def test_writing_out_is_seen_by_autograd():
+    """A tensor that was saved for some backward and is overwritten since must make that backward fail, not lie."""
+    q, k, v = qkv(grad=False)
+    weight, saved = torch.ones(16, requires_grad=True), torch.ones_like(q)
+    product = (weight * saved).sum()
+    numba_fa.attention(q, k, v, out=saved)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()

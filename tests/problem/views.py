@@ -10,7 +10,7 @@ ADDRESS = 1 << 20
 
 
 def dense(shape):
-    """Strides, in elements, of a C-contiguous array, as NumPy and torch count them where an axis is empty."""
+    """Strides, in elements, of a C-contiguous array, as torch counts them: an empty axis as one of length 1."""
     strides = [1]
     for length in shape[:0:-1]:
         strides.insert(0, strides[0] * max(length, 1))

@@ -12,6 +12,7 @@ from numba_fa.kernels.sm90.shape import Shape
 from numba_fa.kernels.sm90.softmax import make_softmax
 from numba_fa.ptx.fragment import make_keep_below, make_pack, make_scale_rows, make_zeros
 from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
+from numba_fa.ptx.tma import bulk_wait_group
 from numba_fa.ptx.warp import bar_arrive, bar_sync
 from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_wait
 from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
@@ -126,5 +127,7 @@ def make_consumer(shape: Shape, row_end: Callable[..., Any], locate: Callable[..
                 write_lse(row_lse + 32, first + 8, seqlen_q, max1, sum1, scale_log2)
             q_phase ^= 1
             turn = int32(turn + cuda.gridDim.x)
+        if leader:
+            bulk_wait_group()  # shared memory must outlive the last store that reads it
 
     return consume

@@ -8,7 +8,7 @@ from numba_fa.dispatch.key import DispatchKey
 from numba_fa.tile.layout import ATOM_COLUMNS, ATOM_ROW_BYTES, SHARED_LIMIT, SWIZZLE_ALIGNMENT, round_up
 
 # Registers a thread of the producer and of the consumer warpgroups: with 128 threads each they must fit 64 Ki.
-_REGISTERS = {1: (56, 256 - 8), 2: (24, 240), 3: (32, 160)}
+_REGISTERS = {2: (24, 240), 3: (32, 160)}
 
 
 @dataclass(frozen=True)

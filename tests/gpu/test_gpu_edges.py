@@ -1,0 +1,148 @@
+"""On a GPU: races, streams, graphs, every array library, odd strides, and wrong inputs refused before a launch."""
+
+import numba_fa
+import numpy as np
+import pytest
+import reference
+
+from tests.gpu.arrays import to_numpy
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.gpu
+
+
+def random(*shape, dtype="bfloat16", seed=0):
+    generator = torch.Generator("cuda").manual_seed(seed)
+    return torch.randn(shape, generator=generator, device="cuda", dtype=getattr(torch, dtype))
+
+
+def check(out, q, k, v, mask="full", bound=2e-2):
+    truth, _ = reference.attention(*(to_numpy(x) for x in (q, k, v)), mask=mask)
+    assert np.abs(np.asarray(out, dtype=np.float64) - truth).max() < bound
+
+
+@pytest.mark.parametrize("shape", [(2, 1024, 8, 128), (3, 777, 5, 64), (1, 515, 3, 256)])
+@pytest.mark.parametrize("mask", ["full", "causal"])
+def test_a_thousand_repeats_are_bit_equal(shape, mask):
+    q, k, v = (random(*shape, seed=i) for i in range(3))
+    plan = numba_fa.plan(q, k, v, mask=mask)
+    out, lse = torch.empty_like(q), torch.empty(shape[0], shape[2], shape[1], device="cuda")
+    plan.run(q, k, v, out, lse)
+    first, first_lse, differing = out.clone(), lse.clone(), torch.zeros((), device="cuda")
+    assert not first.isnan().any() and not first_lse.isnan().any()
+    for _ in range(1000):
+        out.fill_(float("nan"))
+        plan.run(q, k, v, out, lse)
+        differing += (out != first).any() | (lse != first_lse).any()
+    assert differing.item() == 0
+
+
+def test_the_callers_stream_is_used():
+    q, k, v = (random(2, 2048, 8, 128, seed=i) for i in range(3))
+    expected = numba_fa.attention(q, k, v)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        late = q * 1
+        late_out = numba_fa.attention(late, k, v)
+    stream.synchronize()
+    assert torch.equal(late_out, expected)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_graph_capture_and_replay(dtype):
+    q, k, v = (random(2, 300, 4, 64, dtype=dtype, seed=i) for i in range(3))
+    out = torch.empty_like(q)
+    plan = numba_fa.plan(q, k, v, mask="causal")
+    plan.run(q, k, v, out)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        plan.run(q, k, v, out)
+    q.copy_(random(2, 300, 4, 64, dtype=dtype, seed=9))
+    graph.replay()
+    assert torch.equal(out, numba_fa.attention(q, k, v, mask="causal"))
+
+
+def test_cupy():
+    cupy = pytest.importorskip("cupy")
+    q, k, v = (cupy.random.standard_normal((2, 100, 4, 64)).astype("float16") for _ in range(3))
+    out, lse = numba_fa.attention(q, k, v, return_lse=True)
+    assert type(out) is cupy.ndarray and out.dtype == q.dtype and lse.dtype == "float32"
+    truth, _ = reference.attention(*(cupy.asnumpy(x) for x in (q, k, v)))
+    assert np.abs(cupy.asnumpy(out) - truth).max() < 5e-3
+
+
+def test_numba_device_arrays():
+    from numba import cuda
+
+    host = [np.random.default_rng(i).standard_normal((2, 100, 4, 64)).astype("float32") for i in range(3)]
+    out = numba_fa.attention(*(cuda.to_device(x) for x in host), mask="causal")
+    truth, _ = reference.attention(*host, mask="causal")
+    assert np.abs(out.copy_to_host() - truth).max() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_jax(dtype):
+    jax = pytest.importorskip("jax")
+    if jax.default_backend() == "cpu":
+        pytest.skip("JAX sees no GPU")
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 100, 4, 64), dtype) for i in range(3))
+    out, lse = numba_fa.attention(q, k, v, return_lse=True)
+    assert isinstance(out, jax.Array) and out.dtype == q.dtype and lse.shape == (2, 4, 100)
+    truth, _ = reference.attention(*(np.asarray(x) for x in (q, k, v)))
+    assert np.abs(np.asarray(out, np.float64) - truth).max() < (1e-5 if dtype == "float32" else 2e-2)
+
+
+def test_zero_stride_and_misaligned_fall_to_the_portable_kernel():
+    q, k = random(2, 64, 4, 64), random(1, 64, 1, 64, seed=1).expand(2, 64, 4, 64)
+    assert numba_fa.explain(q, k, k).family == "simt"
+    check(to_numpy(numba_fa.attention(q, k, k)), q, k, k)
+    flat = random(2 * 64 * 4 * 64 + 8)
+    shifted = flat[1 : 1 + 2 * 64 * 4 * 64].view(2, 64, 4, 64)
+    assert numba_fa.explain(shifted, q, q).family == "simt"
+    check(to_numpy(numba_fa.attention(shifted, q, q)), shifted, q, q)
+
+
+def test_no_keys_at_all():
+    q, k = random(1, 5, 2, 64), random(1, 0, 2, 64)
+    out, lse = numba_fa.attention(q, k, k, return_lse=True)
+    assert not out.any() and torch.isneginf(lse).all()
+
+
+def test_infinite_and_tiny_scores():
+    q, k, v = (random(1, 130, 2, 64, seed=i) for i in range(3))
+    huge = numba_fa.attention(q * 1e4, k * 1e4, v, mask="causal")
+    check(to_numpy(huge), q * 1e4, k * 1e4, v, "causal", bound=5e-2)
+    q[0, 7, 0, 3] = float("nan")
+    bad = numba_fa.attention(q, k, v)
+    assert bad[0, 7, 0].isnan().all() and bad.isnan().sum() == 64
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: [random(1, 8, 2, 64, dtype="float64")] * 3, numba_fa.UnsupportedError, "float64"),
+        (lambda: [random(1, 8, 2, 100)] * 3, numba_fa.ProblemError, "104"),
+        (lambda: [random(1, 8, 2, 264)] * 3, numba_fa.UnsupportedError, "head_dim 256"),
+        (lambda: [random(1, 8, 12, 64), *[random(1, 8, 5, 64)] * 2], numba_fa.ProblemError, "12 heads over 5"),
+        (lambda: [random(1, 0, 2, 64), *[random(1, 8, 2, 64)] * 2], numba_fa.ProblemError, "seqlen_q is 0"),
+        (lambda: [random(1, 8, 2, 64), *[random(1, 8, 2, 64).cpu()] * 2], numba_fa.ProblemError, "cuda:0"),
+        (lambda: [random(1, 8, 64, 2).transpose(2, 3), *[random(1, 8, 2, 64)] * 2], numba_fa.ProblemError, "stride"),
+        (lambda: [random(1, 8, 2, 64), *[random(1, 8, 2, 64).half()] * 2], numba_fa.ProblemError, "float16"),
+    ],
+)
+def test_wrong_inputs_are_refused_before_a_launch(make, error, words):
+    arrays = make()
+    out = torch.full_like(arrays[0], 7)
+    with pytest.raises(error, match=words):
+        numba_fa.attention(*arrays, out=out)
+    assert (out == 7).all()
+
+
+def test_flash_attn_func_agrees_with_torch():
+    q, k, v = random(2, 300, 8, 64), random(2, 300, 2, 64, seed=1), random(2, 300, 2, 64, seed=2)
+    out = numba_fa.flash_attn_func(q, k, v, 0.0, 0.2, True)
+    heads_first = [x.float().transpose(1, 2) for x in (q, k, v)]
+    truth = torch.nn.functional.scaled_dot_product_attention(*heads_first, is_causal=True, scale=0.2, enable_gqa=True)
+    assert (out.float() - truth.transpose(1, 2)).abs().max() < 2e-2
