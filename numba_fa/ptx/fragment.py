@@ -140,9 +140,6 @@ def make_stmatrix(count: int, dtype: str) -> Any:
     return make("stmatrix", 5, lambda *_: types.void, generate, parameters=(count, dtype))
 
 
-    return types.void
-
-
 def _packed(builder: Any, values: list[Any], dtype: str) -> list[Any]:
     pairs = zip(values[::2], values[1::2], strict=True)
     return [assembly(builder, I32, [low, high], _PACK[dtype], "=r,f,f", effects=False) for low, high in pairs]

@@ -1,10 +1,10 @@
 """On a GPU: races, streams, graphs, every array library, odd strides, and wrong inputs refused before a launch."""
 
-import numba_fa
 import numpy as np
 import pytest
-import reference
 
+import numba_fa
+import reference
 from tests.gpu.arrays import to_numpy
 
 torch = pytest.importorskip("torch")
