@@ -1,20 +1,16 @@
 """Which tile of queries a block computes at each of its turns."""
 
-from __future__ import annotations
 
-from collections.abc import Callable
+def locate(turn, tiles, heads, batch, together):
+    """The (tile, head, batch index) of a turn: `together` heads at a time, each head's last tile first.
 
-
-def in_order(turn, tiles_m, heads, batch):
-    """Tiles of one head after another: neighbouring blocks share K and V in L2. Returns (tile, head, batch)."""
-    rest = turn // tiles_m
-    return turn - rest * tiles_m, rest % heads, rest // heads
-
-
-def longest_first(turn, tiles_m, heads, batch):
-    """As in_order, but each head's last tile first: under a causal mask the longest work starts earliest."""
-    rest = turn // tiles_m
-    return tiles_m - 1 - (turn - rest * tiles_m), rest % heads, rest // heads
-
-
-Scheduler = Callable[[int, int, int, int], tuple[int, int, int]]
+    Within a group of heads all last tiles come before all last but one, so that under a causal mask the longest work
+    starts earliest; a group is small enough for its keys and values to stay in L2 until its last tile.
+    """
+    size = tiles * together
+    group = turn // size
+    rest = turn - group * size
+    here = min(together, heads * batch - group * together)
+    behind = rest // here
+    head = group * together + rest - behind * here
+    return tiles - 1 - behind, head % heads, head // heads

@@ -21,7 +21,7 @@ _WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
 
 
 def make_consumer(shape: Shape, row_end: Callable[..., Any], locate: Callable[..., Any], *, ragged: bool) -> Any:
-    """consume(out, lse, base, barriers, consumer, tiles, heads, batch, seqlen_q, seqlen_k, scale_log2)."""
+    """consume(out, lse, base, barriers, consumer, tiles, heads, batch, seqlen_q, seqlen_k, together, scale_log2)."""
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES = key.block_m, key.block_n, key.stages
     HEAD_DIM, SCORES, OUTPUTS = key.head_dim, key.block_n // 2, key.head_dim // 2
@@ -42,7 +42,7 @@ def make_consumer(shape: Shape, row_end: Callable[..., Any], locate: Callable[..
     write_out, write_lse = make_epilogue(shape)
 
     @device
-    def consume(out, lse, base, barriers, consumer, tiles, heads, batch, seqlen_q, seqlen_k, scale_log2):
+    def consume(out, lse, base, barriers, consumer, tiles, heads, batch, seqlen_q, seqlen_k, together, scale_log2):
         total = int32(tiles * heads * batch)
         thread = int32(cuda.threadIdx.x & 127)
         leader = thread == 0
@@ -57,7 +57,7 @@ def make_consumer(shape: Shape, row_end: Callable[..., Any], locate: Callable[..
         q_phase = int32(0)
         turn = int32(cuda.blockIdx.x)
         while turn < total:
-            tile, head, index = locate(turn, tiles, heads, batch)
+            tile, head, index = locate(turn, tiles, heads, batch, together)
             first = int32(tile * BLOCK_M + row)
             last = min(tile * BLOCK_M + BLOCK_M, seqlen_q) - 1
             blocks = (row_end(last, seqlen_q, seqlen_k) + BLOCK_N - 1) // BLOCK_N

@@ -18,27 +18,27 @@ from numba_fa.ptx.memory import shared_address
 from numba_fa.ptx.tma import tensor_map
 from numba_fa.ptx.warp import make_setmaxnreg, warp_uniform
 from numba_fa.tile.layout import SWIZZLE_ALIGNMENT
-from numba_fa.tile.scheduler import in_order, longest_first
+from numba_fa.tile.scheduler import locate
 
 
 def make_forward(key: DispatchKey) -> KernelSource:
     """The forward kernel for `key`.
 
     Its parameters: tensor maps of q, k, v, out; lse (float32 pointer, 0 when not wanted); heads, heads_kv, batch,
-    seqlen_q, seqlen_k (at least 1); scale * log2(e).
+    seqlen_q, seqlen_k (at least 1); how many heads go together (`tile/scheduler.py`); scale * log2(e).
     """
     shape = Shape(key)
     mask = DEVICE_MASKS[key.mask]
     row_end = device(mask.row_end)
-    locate = device(longest_first if mask.ragged else in_order)
-    produce = make_producer(shape, row_end, locate)
-    consume = make_consumer(shape, row_end, locate, ragged=mask.ragged)
+    next_tile = device(locate)
+    produce = make_producer(shape, row_end, next_tile)
+    consume = make_consumer(shape, row_end, next_tile, ragged=mask.ragged)
     BLOCK_M, STAGES, CONSUMERS = key.block_m, key.stages, shape.warpgroups
     BARRIERS, ALIGN = shape.barrier_offset, SWIZZLE_ALIGNMENT - 1
     shrink = make_setmaxnreg(shape.registers[0], "dec")
     grow = make_setmaxnreg(shape.registers[1], "inc")
 
-    def forward_sm90(q, k, v, out, lse, heads, heads_kv, batch, seqlen_q, seqlen_k, scale_log2):
+    def forward_sm90(q, k, v, out, lse, heads, heads_kv, batch, seqlen_q, seqlen_k, together, scale_log2):
         memory = cuda.shared.array(0, uint8)
         base = int32((shared_address(memory) + ALIGN) & ~ALIGN)
         barriers = int32(base + BARRIERS)  # q full, q empty, then of each stage: k full, v full, k empty, v empty
@@ -59,10 +59,10 @@ def make_forward(key: DispatchKey) -> KernelSource:
             shrink()
             if thread == 0:
                 produce(tensor_map(q), tensor_map(k), tensor_map(v), base, barriers, tiles, heads, heads_kv, batch,
-                        seqlen_q, seqlen_k)  # fmt: skip
+                        seqlen_q, seqlen_k, together)  # fmt: skip
         else:
             grow()
             consume(tensor_map(out), int64(lse), base, barriers, int32(warpgroup - 1), tiles, heads, batch,
-                    seqlen_q, seqlen_k, scale_log2)  # fmt: skip
+                    seqlen_q, seqlen_k, together, scale_log2)  # fmt: skip
 
     return KernelSource(forward_sm90, SIGNATURE, shape.threads, shape.shared_bytes)

@@ -10,14 +10,14 @@ from numba_fa.ptx.tma import prefetch_tensormap, tma_load
 
 
 def make_producer(shape: Shape, row_end: Callable[..., Any], locate: Callable[..., Any]) -> Any:
-    """produce(q, k, v, base, barriers, tiles, heads, heads_kv, batch, seqlen_q, seqlen_k): load every tile in turn."""
+    """produce(q, k, v, base, barriers, tiles, heads, heads_kv, batch, seqlen_q, seqlen_k, together): load every tile in turn."""
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES, ATOMS = key.block_m, key.block_n, key.stages, shape.atoms
     Q_BYTES, KV_BYTES, Q_ATOM, KV_ATOM = shape.q_bytes, shape.kv_bytes, shape.q_atom, shape.kv_atom
     K_OFFSET, V_OFFSET = shape.k_offset, shape.v_offset
 
     @device
-    def produce(q, k, v, base, barriers, tiles, heads, heads_kv, batch, seqlen_q, seqlen_k):
+    def produce(q, k, v, base, barriers, tiles, heads, heads_kv, batch, seqlen_q, seqlen_k, together):
         prefetch_tensormap(q)
         prefetch_tensormap(k)
         prefetch_tensormap(v)
@@ -29,7 +29,7 @@ def make_producer(shape: Shape, row_end: Callable[..., Any], locate: Callable[..
         q_phase = int32(1)  # the first wait for room must pass: nothing was there before
         turn = int32(cuda.blockIdx.x)
         while turn < total:
-            tile, head, index = locate(turn, tiles, heads, batch)
+            tile, head, index = locate(turn, tiles, heads, batch, together)
             head_kv = head // group
             last = min(tile * BLOCK_M + BLOCK_M, seqlen_q) - 1
             blocks = (row_end(last, seqlen_q, seqlen_k) + BLOCK_N - 1) // BLOCK_N

@@ -11,7 +11,9 @@ from numba_fa.dispatch.variant import Arrays, TensorMap, Variant
 from numba_fa.problem.problem import Problem
 from numba_fa.tile.layout import ATOM_COLUMNS, round_up
 
-SIGNATURE = (*["tensor_map"] * 4, "pointer", *["int32"] * 5, "float32")
+SIGNATURE = (*["tensor_map"] * 4, "pointer", *["int32"] * 6, "float32")
+# Keys and values of the heads that blocks work on together; of the 50 MB L2 of an H100 or H200, for Q and O flow through.
+_L2_BYTES = 24 << 20
 _LOG2_E = math.log2(math.e)
 
 
@@ -38,8 +40,16 @@ def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[obje
         problem.batch,
         problem.seqlen_q,
         problem.seqlen_k,
+        _together(problem),
         problem.scale * _LOG2_E,
     )
+
+
+def _together(problem: Problem) -> int:
+    """Heads whose keys and values fit L2 at once; heads that share them count once."""
+    kv_bytes = 2 * problem.seqlen_k * problem.head_dim * problem.dtype.itemsize
+    sharing = problem.heads // problem.heads_kv
+    return min(max(_L2_BYTES // kv_bytes, 1) * sharing, problem.heads * problem.batch)
 
 
 def _limits(problem: Problem) -> list[str]:
