@@ -20,7 +20,7 @@ from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_desc
 _WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
 
 
-def make_consumer(shape: Shape, row_end: Callable[..., Any], locate: Callable[..., Any], *, ragged: bool) -> Any:
+def make_consumer(shape: Shape, row_end: Callable[..., Any], schedule: tuple[Any, Any], *, ragged: bool) -> Any:
     """consume(out, lse, base, barriers, consumer, tiles, heads, batch, seqlen_q, seqlen_k, together, scale_log2)."""
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES = key.block_m, key.block_n, key.stages
@@ -41,6 +41,8 @@ def make_consumer(shape: Shape, row_end: Callable[..., Any], locate: Callable[..
     softmax, quad_sum = make_softmax(SCORES)
     write_out, write_lse = make_epilogue(shape)
 
+    turn_of, locate = schedule
+
     @device
     def consume(out, lse, base, barriers, consumer, tiles, heads, batch, seqlen_q, seqlen_k, together, scale_log2):
         total = int32(tiles * heads * batch)
@@ -55,7 +57,8 @@ def make_consumer(shape: Shape, row_end: Callable[..., Any], locate: Callable[..
         v_tile = V_MAJOR | np.int64(((base + V_OFFSET) & 0x3FFFF) >> 4)
         step = int32(0)
         q_phase = int32(0)
-        turn = int32(cuda.blockIdx.x)
+        wave = int32(0)
+        turn = int32(turn_of(wave, cuda.blockIdx.x, cuda.gridDim.x))
         while turn < total:
             tile, head, index = locate(turn, tiles, heads, batch, together)
             first = int32(tile * BLOCK_M + row)
@@ -126,7 +129,8 @@ def make_consumer(shape: Shape, row_end: Callable[..., Any], locate: Callable[..
                 write_lse(row_lse, first, seqlen_q, max0, sum0, scale_log2)
                 write_lse(row_lse + 32, first + 8, seqlen_q, max1, sum1, scale_log2)
             q_phase ^= 1
-            turn = int32(turn + cuda.gridDim.x)
+            wave = int32(wave + 1)
+            turn = int32(turn_of(wave, cuda.blockIdx.x, cuda.gridDim.x))
         if leader:
             bulk_wait_group()  # shared memory must outlive the last store that reads it
 

@@ -18,7 +18,7 @@ from numba_fa.ptx.memory import shared_address
 from numba_fa.ptx.tma import tensor_map
 from numba_fa.ptx.warp import make_setmaxnreg, warp_uniform
 from numba_fa.tile.layout import SWIZZLE_ALIGNMENT
-from numba_fa.tile.scheduler import locate
+from numba_fa.tile.scheduler import locate, turn_of
 
 
 def make_forward(key: DispatchKey) -> KernelSource:
@@ -30,9 +30,9 @@ def make_forward(key: DispatchKey) -> KernelSource:
     shape = Shape(key)
     mask = DEVICE_MASKS[key.mask]
     row_end = device(mask.row_end)
-    next_tile = device(locate)
-    produce = make_producer(shape, row_end, next_tile)
-    consume = make_consumer(shape, row_end, next_tile, ragged=mask.ragged)
+    schedule = device(turn_of), device(locate)
+    produce = make_producer(shape, row_end, schedule)
+    consume = make_consumer(shape, row_end, schedule, ragged=mask.ragged)
     BLOCK_M, STAGES, CONSUMERS = key.block_m, key.stages, shape.warpgroups
     BARRIERS, ALIGN = shape.barrier_offset, SWIZZLE_ALIGNMENT - 1
     shrink = make_setmaxnreg(shape.registers[0], "dec")

@@ -9,12 +9,14 @@ from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
 
 
-def make_producer(shape: Shape, row_end: Callable[..., Any], locate: Callable[..., Any]) -> Any:
-    """produce(q, k, v, base, barriers, tiles, heads, heads_kv, batch, seqlen_q, seqlen_k, together): load every tile in turn."""
+def make_producer(shape: Shape, row_end: Callable[..., Any], schedule: tuple[Any, Any]) -> Any:
+    """produce(q, k, v, base, barriers, tiles, heads, heads_kv, batch, seqlen_q, seqlen_k, together) loads every tile."""
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES, ATOMS = key.block_m, key.block_n, key.stages, shape.atoms
     Q_BYTES, KV_BYTES, Q_ATOM, KV_ATOM = shape.q_bytes, shape.kv_bytes, shape.q_atom, shape.kv_atom
     K_OFFSET, V_OFFSET = shape.k_offset, shape.v_offset
+
+    turn_of, locate = schedule
 
     @device
     def produce(q, k, v, base, barriers, tiles, heads, heads_kv, batch, seqlen_q, seqlen_k, together):
@@ -27,7 +29,8 @@ def make_producer(shape: Shape, row_end: Callable[..., Any], locate: Callable[..
         q_empty = barriers + 8
         step = int32(0)
         q_phase = int32(1)  # the first wait for room must pass: nothing was there before
-        turn = int32(cuda.blockIdx.x)
+        wave = int32(0)
+        turn = int32(turn_of(wave, cuda.blockIdx.x, cuda.gridDim.x))
         while turn < total:
             tile, head, index = locate(turn, tiles, heads, batch, together)
             head_kv = head // group
@@ -55,6 +58,7 @@ def make_producer(shape: Shape, row_end: Callable[..., Any], locate: Callable[..
                              block * BLOCK_N, head_kv, index)  # fmt: skip
                 step = int32(step + 1)
                 block = int32(block - 1)
-            turn = int32(turn + cuda.gridDim.x)
+            wave = int32(wave + 1)
+            turn = int32(turn_of(wave, cuda.blockIdx.x, cuda.gridDim.x))
 
     return produce

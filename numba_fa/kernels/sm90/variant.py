@@ -10,10 +10,13 @@ from numba_fa.dispatch.tuning import key_for
 from numba_fa.dispatch.variant import Arrays, TensorMap, Variant
 from numba_fa.problem.problem import Problem
 from numba_fa.tile.layout import ATOM_COLUMNS, round_up
+from numba_fa.tile.scheduler import balance
 
 SIGNATURE = (*["tensor_map"] * 4, "pointer", *["int32"] * 6, "float32")
 # Keys and values of the heads that blocks work on together; of the 50 MB L2 of an H100 or H200, for Q and O flow through.
-_L2_BYTES = 24 << 20
+_L2_BYTES = 12 << 20
+# Below this, uneven blocks lose more than overlapping epilogues with loads gains (docs/findings/0002).
+_EVEN = 0.95
 _LOG2_E = math.log2(math.e)
 
 
@@ -23,9 +26,15 @@ def _configure(problem: Problem) -> DispatchKey:
 
 
 def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
-    """Persistent blocks, one an SM, when tiles are equal; under a causal mask one tile a block, which balances itself."""
-    tiles = -(-problem.seqlen_q // key.block_m) * problem.heads * problem.batch
-    return (tiles if key.mask == "causal" else min(tiles, device.multiprocessors), 1, 1)
+    """Persistent blocks, one an SM, while their work is even; else one tile a block, which the hardware balances."""
+    tiles, heads = -(-problem.seqlen_q // key.block_m), problem.heads * problem.batch
+    blocks = min(tiles * heads, device.multiprocessors)
+    if key.mask == "causal":
+        # Beside its tiles of keys each tile of queries costs about 1.5 more: its loads, its epilogue.
+        first = 2.5 + max(0, problem.seqlen_k - problem.seqlen_q) / key.block_m
+        if balance(tiles, heads, _together(problem), blocks, first) < _EVEN:
+            blocks = tiles * heads
+    return (blocks, 1, 1)
 
 
 def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[object, ...]:
@@ -47,7 +56,7 @@ def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[obje
 
 def _together(problem: Problem) -> int:
     """Heads whose keys and values fit L2 at once; heads that share them count once."""
-    kv_bytes = 2 * problem.seqlen_k * problem.head_dim * problem.dtype.itemsize
+    kv_bytes = 4 * problem.seqlen_k * problem.head_dim
     sharing = problem.heads // problem.heads_kv
     return min(max(_L2_BYTES // kv_bytes, 1) * sharing, problem.heads * problem.batch)
 
