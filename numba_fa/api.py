@@ -14,7 +14,7 @@ from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.plan import Plan
 from numba_fa.dispatch.select import Explanation, select
 from numba_fa.dispatch.variant import Arrays, Variant
-from numba_fa.errors import ProblemError
+from numba_fa.errors import ProblemError, UnsupportedError
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.masks import Mask
 from numba_fa.problem.problem import Problem
@@ -35,18 +35,19 @@ def attention(
     q: (batch, seqlen_q, heads, head_dim). k, v: (batch, seqlen_k, heads_kv, head_dim), heads a multiple of heads_kv
     (MQA, GQA). float32, float16 or bfloat16 of NumPy, torch, CuPy, JAX or Numba; any strides with a contiguous last
     axis. mask: None or "full", or "causal" (query i sees key j when j <= i + seqlen_k - seqlen_q). scale: of the
-    scores, 1/sqrt(head_dim) by default. out: where to write, like q.
+    scores, 1/sqrt(head_dim) by default. out: where to write, like q; it shares no memory with k and v, and with q
+    only where it is q.
 
     Returns the output, an array of the caller's kind and of q's shape and dtype, enqueued on the caller's current
     stream; with return_lse also the natural-log-sum-exp of the scaled scores, float32 (batch, heads, seqlen_q). A
     query that sees no key has output 0 and LSE -inf.
 
     Raises ProblemError (a ValueError) listing every fault of the arguments, UnsupportedError (a NotImplementedError)
-    when no kernel computes the request; both before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1;
+    when no kernel computes the request, gradients among it; both before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1;
     on Hopper Shah et al., FlashAttention-3 (2024).
     """
     library = _common_library(q=q, k=k, v=v, out=out)
-    views = library.view(q), library.view(k), library.view(v)
+    views = _views(library, q, k, v)
     given = None if out is None else _writable(library, out)
     problem = Problem.from_views(*views, mask=mask, scale=scale, out=given)
     ready = _plan(problem, env.backend())
@@ -55,6 +56,8 @@ def attention(
     lse = library.empty(q, (problem.batch, problem.heads, problem.seqlen_q), "float32") if return_lse else None
     arrays = Arrays(*views, given or library.view(out), None if lse is None else library.view(lse))
     ready.run_arrays(arrays, library.stream(q))
+    if given:
+        library.wrote(out)
     out = library.finish(out)
     return (out, library.finish(lse)) if return_lse else out
 
@@ -83,14 +86,35 @@ def explain(
 
 
 def _problem(library: Library, q: Any, k: Any, v: Any, mask: Any, scale: float | None, out: Any) -> Problem:
-    out_view = None if out is None else _writable(library, out)
-    return Problem.from_views(library.view(q), library.view(k), library.view(v), mask=mask, scale=scale, out=out_view)
+    views = _views(library, q, k, v)
+    return Problem.from_views(*views, mask=mask, scale=scale, out=None if out is None else _writable(library, out))
+
+
+def _views(library: Library, q: Any, k: Any, v: Any) -> tuple[ArrayView, ArrayView, ArrayView]:
+    try:
+        return library.view(q), library.view(k), library.view(v)
+    except ProblemError:
+        raise _named(library.view, q=q, k=k, v=v) from None
 
 
 def _writable(library: Library, out: Any) -> ArrayView:
     if library.name == "jax":
         raise ProblemError(["out is a JAX array, which is immutable; take the returned array instead"])
-    return library.view(out)
+    try:
+        return library.view(out)
+    except ProblemError:
+        raise _named(library.view, out=out) from None
+
+
+def _named(look: Callable[[Any], Any], **arrays: Any) -> ProblemError:
+    """The error of all arrays that `look` refuses, by their names."""
+    faults = []
+    for name, array in arrays.items():
+        try:
+            look(array)
+        except ProblemError as error:
+            faults += [f"{name}: {fault}" for fault in error.faults]
+    return ProblemError(faults)
 
 
 @lru_cache(maxsize=1024)
@@ -111,7 +135,7 @@ def plan_for(problem: Problem, variant: Variant, key: DispatchKey) -> Plan:
 
         grid = variant.grid(problem, key, device)
         launch = make_launch(load(key, variant, device), variant.signature(key.dtype), grid, device)
-    return Plan(problem, variant, key, device, launch, _view, _stream)
+    return Plan(problem, variant, key, device, launch, _view, _stream, _wrote)
 
 
 def _call_on_cpu(kernel: Callable[..., None]) -> Callable[[tuple[Any, ...], int], None]:
@@ -122,17 +146,38 @@ def _call_on_cpu(kernel: Callable[..., None]) -> Callable[[tuple[Any, ...], int]
 
 
 def _view(array: Any) -> ArrayView:
-    return library_of(array).view(array)
+    library = library_of(array)
+    if library.wants_grad(array):
+        raise _no_backward("an array")
+    return library.view(array)
 
 
 def _stream(array: Any) -> int:
     return library_of(array).stream(array)
 
 
-def _common_library(**arrays: Any) -> Library:
-    """The one library that all the arrays come from."""
-    libraries = {name: library_of(array) for name, array in arrays.items() if array is not None}
-    if len({library.name for library in libraries.values()}) > 1:
-        listed = ", ".join(f"{name} {library.name}" for name, library in libraries.items())
+def _wrote(array: Any) -> None:
+    library_of(array).wrote(array)
+
+
+def _common_library(q: Any, k: Any, v: Any, out: Any) -> Library:
+    """The one library that all the arrays come from; UnsupportedError when a gradient is wanted of it."""
+    arrays = {"q": q, "k": k, "v": v} | ({} if out is None else {"out": out})
+    try:
+        libraries = {name: library_of(array) for name, array in arrays.items()}
+    except ProblemError:
+        raise _named(library_of, **arrays) from None
+    library = libraries["q"]
+    if any(other is not library for other in libraries.values()):
+        listed = ", ".join(f"{name} {other.name}" for name, other in libraries.items())
         raise ProblemError([f"arrays of different libraries: {listed}; one library is wanted"])
-    return libraries["q"]
+    wanting = [name for name, array in arrays.items() if library.wants_grad(array)]
+    if wanting:
+        raise _no_backward(" and ".join(wanting))
+    return library
+
+
+def _no_backward(what: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"{what} requires grad, and attention has no backward yet; call under torch.no_grad() or detach() the inputs"
+    )

@@ -14,12 +14,16 @@ from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.problem import Problem
 
 
+def _untold(array: Any) -> None:
+    """Say to nobody that an array was written."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """A chosen, compiled and loaded kernel for one problem.
 
     `run` takes the caller's arrays; `view` turns an array into an ArrayView and its stream (adapters); `launch`
-    takes the kernel's parameter values and a stream handle.
+    takes the kernel's parameter values and a stream handle; `wrote` tells an array's library that it was written.
     """
 
     problem: Problem
@@ -29,13 +33,15 @@ class Plan:
     launch: Callable[[tuple[Any, ...], int], None]
     view: Callable[[Any], ArrayView] = field(repr=False)
     stream_of: Callable[[Any], int] = field(repr=False)
+    wrote: Callable[[Any], None] = field(default=_untold, repr=False)
 
     def run(self, q: Any, k: Any, v: Any, out: Any, lse: Any = None) -> None:
         """Compute into `out` and, if given, `lse`, on the caller's current stream. Allocates no device memory.
 
         Arrays must be such as the plan was made for: same dtype, device, shapes and alignment; ProblemError
         otherwise. q, out (batch, seqlen_q, heads, head_dim); k, v (batch, seqlen_k, heads_kv, head_dim); lse float32
-        (batch, heads, seqlen_q).
+        (batch, heads, seqlen_q). out and lse share no memory with other arrays, but out may be q itself. JAX arrays
+        are immutable, so no plan writes to them.
         """
         view = self.view
         arrays = Arrays(view(q), view(k), view(v), view(out), None if lse is None else view(lse))
@@ -46,6 +52,9 @@ class Plan:
             raise ProblemError([f"this plan is for {self.problem.summary}, alignment {self.problem.alignment}; "
                                 f"the arrays make {found.summary}, alignment {found.alignment}"])  # fmt: skip
         self.run_arrays(arrays, self.stream_of(q))
+        self.wrote(out)
+        if lse is not None:
+            self.wrote(lse)
 
     def run_arrays(self, arrays: Arrays, stream: int) -> None:
         """`run` for arrays that were viewed and checked already."""

@@ -10,6 +10,7 @@ from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.registry import variants
 from numba_fa.dispatch.variant import Variant
 from numba_fa.errors import UnsupportedError
+from numba_fa.problem.dtypes import DTYPES
 from numba_fa.problem.problem import Problem
 
 
@@ -49,19 +50,30 @@ def select(problem: Problem, device: Device) -> Explanation:
         if not reasons:
             return Explanation(problem, device, variant, variant.configure(problem), refused)
         refused[variant.name] = reasons
-    raise UnsupportedError(f"no kernel computes {problem.summary}", refused, _nearest(problem, device, forced))
+    summary = f"no kernel computes {problem.summary}"
+    families = sorted({variant.family for variant in variants()})
+    if forced and forced not in families:
+        summary += f"; NUMBA_FA_BACKEND is {forced}, allowed: {', '.join(families)}"
+    raise UnsupportedError(summary, refused, _nearest(problem, device, forced))
 
 
 def _nearest(problem: Problem, device: Device, forced: str | None) -> str | None:
-    """The closest cell that a variant on this device declares: fewest changes first, then the closest head_dim."""
-    best: tuple[tuple[int, int], str] | None = None
+    """The closest cell that a variant on this device declares: fewest changes, then dtype by size, then head_dim.
+
+    None when the very cell is declared: then sizes or alignment stand in the way, of which the reasons tell.
+    """
+    wanted = (problem.dtype.name, problem.head_dim, problem.mask.kind)
+    itemsizes = {dtype.name: dtype.itemsize for dtype in DTYPES.values()}
+    best: tuple[tuple[int, int, int], str] | None = None
     for variant in variants():
         if variant.family not in device.families or (forced and variant.family != forced):
             continue
         for dtype, head_dim, mask in variant.cells():
-            wanted = (problem.dtype.name, problem.head_dim, problem.mask.kind)
             changes = sum(a != b for a, b in zip((dtype, head_dim, mask), wanted, strict=True))
-            rank = (changes, abs(head_dim - problem.head_dim))
+            if not changes:
+                return None
+            resized = abs(itemsizes[dtype] - problem.dtype.itemsize)
+            rank = (changes, resized, abs(head_dim - problem.head_dim))
             if best is None or rank < best[0]:
                 best = rank, f"{dtype}, head_dim {head_dim}, mask {mask} ({variant.name})"
     return best[1] if best else None

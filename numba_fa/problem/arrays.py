@@ -36,5 +36,5 @@ class ArrayView:
 
     @property
     def contiguous_last(self) -> bool:
-        """Whether neighbouring elements of the last axis are neighbours in memory."""
-        return self.shape[-1] <= 1 or self.strides[-1] == 1
+        """Whether neighbouring elements of the last axis are neighbours in memory; so they are where there are none."""
+        return self.strides[-1] == 1 or self.shape[-1] <= 1 or 0 in self.shape

@@ -9,6 +9,10 @@ from numba_fa.errors import ProblemError
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.dtypes import DType, dtype_named
 from numba_fa.problem.masks import MASKS, Mask, mask_named
+from numba_fa.problem.overlap import overlap, overlaps_itself, same_place
+
+# Kernels multiply scores by scale * log2(e) in float32.
+_MOST_SCALE = float.fromhex("0x1.fffffep127") / math.log2(math.e)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +62,13 @@ class Problem:
         `scale` defaults to 1/sqrt(head_dim).
         """
         arrays = {"q": q, "k": k, "v": v} | ({"out": out} if out else {})
-        faults = _rank_faults(arrays)
-        if faults:
-            raise ProblemError(faults)
-        faults = _array_faults(arrays) + _shape_faults(q, k, v) + _out_faults(q, out, lse)
+        faults = _type_faults(arrays)
+        # Rank faults stand for all that is said of axes.
+        faults += _rank_faults(arrays) or _axis_faults(arrays, out, lse)
         chosen = mask_named(mask)
         if chosen is None:
             faults.append(f"mask is {mask!r}; allowed: None, {', '.join(map(repr, MASKS))} or a mask object")
-        if scale is not None and not (math.isfinite(scale) and scale > 0):
-            faults.append(f"scale is {scale}; it must be finite and above 0")
+        faults += _scale_faults(scale)
         if faults or chosen is None:
             raise ProblemError(faults)
         dtype = dtype_named(q.dtype)
@@ -95,8 +97,8 @@ def _rank_faults(arrays: dict[str, ArrayView]) -> list[str]:
     ]
 
 
-def _array_faults(arrays: dict[str, ArrayView]) -> list[str]:
-    """Faults of dtypes, devices and strides."""
+def _type_faults(arrays: dict[str, ArrayView]) -> list[str]:
+    """Faults of dtypes and devices."""
     faults = []
     dtypes = {name: view.dtype for name, view in arrays.items()}
     if len(set(dtypes.values())) > 1:
@@ -107,10 +109,30 @@ def _array_faults(arrays: dict[str, ArrayView]) -> list[str]:
     devices = {name: view.device for name, view in arrays.items()}
     if len(set(devices.values())) > 1:
         faults.append(f"devices differ: {_listed(devices)}; one device is wanted")
-    for name, view in arrays.items():
-        if not view.contiguous_last:
-            faults.append(f"{name}'s last axis has stride {view.strides[-1]}; it must be contiguous (stride 1)")
     return faults
+
+
+def _axis_faults(arrays: dict[str, ArrayView], out: ArrayView | None, lse: ArrayView | None) -> list[str]:
+    """Faults of strides and shapes, and of where results would be written; every array has four axes."""
+    faults = [
+        f"{name}'s last axis has stride {view.strides[-1]}; it must be contiguous (stride 1)"
+        for name, view in arrays.items()
+        if not view.contiguous_last
+    ]
+    faults += _shape_faults(arrays["q"], arrays["k"], arrays["v"])
+    if out is not None:
+        faults += _out_faults(arrays["q"], out) + _shared_faults("out", out, arrays)
+    if lse is not None:
+        faults += _lse_faults(arrays["q"], lse) + _shared_faults("lse", lse, arrays)
+    return faults
+
+
+def _scale_faults(scale: float | None) -> list[str]:
+    if scale is None or 0 < scale <= _MOST_SCALE:
+        return []
+    if not (math.isfinite(scale) and scale > 0):
+        return [f"scale is {scale}; it must be finite and above 0"]
+    return [f"scale is {scale}; times log2(e) it must fit float32, so at most {_MOST_SCALE:.3g}"]
 
 
 def _shape_faults(q: ArrayView, k: ArrayView, v: ArrayView) -> list[str]:
@@ -134,25 +156,39 @@ def _shape_faults(q: ArrayView, k: ArrayView, v: ArrayView) -> list[str]:
     return faults
 
 
-def _out_faults(q: ArrayView, out: ArrayView | None, lse: ArrayView | None) -> list[str]:
+def _out_faults(q: ArrayView, out: ArrayView) -> list[str]:
     faults = []
-    batch, seqlen_q, heads, _ = q.shape
-    if out is not None:
-        if out.shape != q.shape:
-            faults.append(f"out has shape {out.shape}; q's shape {q.shape} is wanted")
-        if not out.writable:
-            faults.append("out is read-only")
-        overlap = [s for n, s in zip(out.shape, out.strides, strict=True) if n > 1 and s == 0]
-        if overlap:
-            faults.append(f"out has strides {out.strides}; a zero stride would make elements overlap")
-    if lse is not None:
-        wanted = (batch, heads, seqlen_q)
-        dense = (heads * seqlen_q, seqlen_q, 1)
-        if lse.shape != wanted or lse.dtype != "float32" or lse.device != q.device:
-            faults.append(f"lse is {lse.dtype} {lse.shape} on {lse.device}; float32 {wanted} on {q.device} is wanted")
-        elif any(n > 1 and s != d for n, s, d in zip(lse.shape, lse.strides, dense, strict=True)):
-            faults.append(f"lse has strides {lse.strides}; contiguous {dense} is wanted")
+    if out.shape != q.shape:
+        faults.append(f"out has shape {out.shape}; q's shape {q.shape} is wanted")
+    if not out.writable:
+        faults.append("out is read-only")
+    if out.shape == q.shape and overlaps_itself(out):
+        kind = "zero" if any(n > 1 and s == 0 for n, s in zip(out.shape, out.strides, strict=True)) else "short"
+        faults.append(f"out has strides {out.strides}; a {kind} stride would make elements overlap")
     return faults
+
+
+def _lse_faults(q: ArrayView, lse: ArrayView) -> list[str]:
+    batch, seqlen_q, heads, _ = q.shape
+    wanted, dense = (batch, heads, seqlen_q), (heads * seqlen_q, seqlen_q, 1)
+    faults = [] if lse.writable else ["lse is read-only"]
+    if lse.shape != wanted or lse.dtype != "float32" or lse.device != q.device:
+        faults.append(f"lse is {lse.dtype} {lse.shape} on {lse.device}; float32 {wanted} on {q.device} is wanted")
+    elif 0 not in wanted and any(n > 1 and s != d for n, s, d in zip(wanted, lse.strides, dense, strict=True)):
+        faults.append(f"lse has strides {lse.strides}; contiguous {dense} is wanted")
+    return faults
+
+
+def _shared_faults(name: str, result: ArrayView, arrays: dict[str, ArrayView]) -> list[str]:
+    """Faults of memory that a result shares with other arrays.
+
+    out may be q itself: a kernel reads each tile of queries before it writes the same place.
+    """
+    return [
+        f"{name} overlaps {other} in memory; {'memory of its own, or q itself,' if name == 'out' else 'its own'} is wanted"
+        for other, view in arrays.items()
+        if other != name and overlap(result, view) and not (name == "out" and other == "q" and same_place(result, view))
+    ]
 
 
 def _listed(values: dict[str, str]) -> str:

@@ -146,3 +146,13 @@ def test_flash_attn_func_agrees_with_torch():
     heads_first = [x.float().transpose(1, 2) for x in (q, k, v)]
     truth = torch.nn.functional.scaled_dot_product_attention(*heads_first, is_causal=True, scale=0.2, enable_gqa=True)
     assert (out.float() - truth.transpose(1, 2)).abs().max() < 2e-2
+
+
+def test_the_demo_computes_on_the_gpu():
+    from numba_fa.demo.arrays import attend, family
+
+    q, k, v = (np.random.default_rng(i).standard_normal((3, 17, 12, 32)).astype("float32") for i in range(3))
+    assert family(q.dtype, 12, 32) == "simt"
+    out, lse = attend(q, k, v)
+    truth, truth_lse = reference.attention(q, k, v)
+    assert np.abs(out - truth).max() < 1e-5 and np.abs(lse - truth_lse).max() < 1e-4

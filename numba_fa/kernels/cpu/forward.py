@@ -7,6 +7,7 @@ reordering of floating-point operations. Memory is a few tiles per thread, never
 """
 
 import math
+import threading
 from functools import lru_cache
 
 import numpy as np
@@ -20,6 +21,8 @@ from numba_fa.kernels.cpu.convert import FROM_FLOAT32, INFINITY_BITS, TO_FLOAT32
 LOG2_E = math.log2(math.e)
 LN_2 = np.float32(math.log(2.0))
 MINUS_INFINITY = np.float32(-np.inf)
+# Numba's workqueue layer, all there is without OpenMP and TBB, ends the process when two threads enter parallel code.
+_ONE_AT_A_TIME = threading.Lock()
 STORAGE = {"fp32": np.float32, "fp16": np.uint16, "bf16": np.uint16}
 
 # contract alone: fused multiply-adds keep NaN and infinities, and the order of every sum is the source's.
@@ -226,7 +229,8 @@ def make_forward(*, dtype: str, causal: bool, block_m: int, block_n: int):
         """Write softmax(scale * q k^T) v into ``out`` and, unless None, its log-sum-exp into ``lse``."""
         no_lse = np.empty((0, 0, 0), np.float32)
         arrays = (x.view(storage) for x in (q, k, v, out))
-        run(attend, *arrays, no_lse if lse is None else lse, np.float32(scale * LOG2_E))
+        with _ONE_AT_A_TIME:
+            run(attend, *arrays, no_lse if lse is None else lse, np.float32(scale * LOG2_E))
 
     return forward
 
