@@ -43,8 +43,8 @@ def attention(
     query that sees no key has output 0 and LSE -inf.
 
     Raises ProblemError (a ValueError) listing every fault of the arguments, UnsupportedError (a NotImplementedError)
-    when no kernel computes the request, gradients among it; both before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1;
-    on Hopper Shah et al., FlashAttention-3 (2024).
+    when no kernel computes the request or a gradient is to be recorded; both before any launch. Method: Dao,
+    FlashAttention-2 (2023), algorithm 1; on Hopper Shah et al., FlashAttention-3 (2024).
     """
     library = _common_library(q=q, k=k, v=v, out=out)
     views = _views(library, q, k, v)

@@ -82,7 +82,9 @@ def _numpy() -> Library:
     def empty(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
         return np.empty(shape, like.dtype if str(like.dtype) == dtype else dtype)
 
-    unfit = {np.ma.MaskedArray: "hides elements, which attention would read all the same; pass its filled() array"}
+    unfit: dict[type, str] = {
+        np.ma.MaskedArray: "hides elements, which attention would read all the same; pass its filled() array",
+    }
     return Library("numpy", view, lambda array: 0, empty, lambda kind: issubclass(kind, np.ndarray), unfit)
 
 

@@ -40,8 +40,8 @@ class Plan:
 
         Arrays must be such as the plan was made for: same dtype, device, shapes and alignment; ProblemError
         otherwise. q, out (batch, seqlen_q, heads, head_dim); k, v (batch, seqlen_k, heads_kv, head_dim); lse float32
-        (batch, heads, seqlen_q). out and lse share no memory with other arrays, but out may be q itself. JAX arrays
-        are immutable, so no plan writes to them.
+        (batch, heads, seqlen_q). out and lse share no memory with other arrays, but out may be q itself; of lse this
+        is not checked. JAX arrays are immutable, so no plan writes to them.
         """
         view = self.view
         arrays = Arrays(view(q), view(k), view(v), view(out), None if lse is None else view(lse))

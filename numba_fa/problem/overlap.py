@@ -8,7 +8,7 @@ from typing import Any
 from numba_fa.problem.arrays import ArrayView
 
 # Steps that the exact search may take. Slices and transposes of one array, packed ones too, need a handful.
-_MOST_WORK = 10_000
+_MOST_WORK: Any = 10_000  # NumPy's stubs know its two special values alone
 
 
 def overlap(first: ArrayView, second: ArrayView) -> bool:

@@ -121,9 +121,9 @@ def _axis_faults(arrays: dict[str, ArrayView], out: ArrayView | None, lse: Array
     ]
     faults += _shape_faults(arrays["q"], arrays["k"], arrays["v"])
     if out is not None:
-        faults += _out_faults(arrays["q"], out) + _shared_faults("out", out, arrays)
+        faults += _out_faults(arrays["q"], out) + _shared_faults(out, arrays)
     if lse is not None:
-        faults += _lse_faults(arrays["q"], lse) + _shared_faults("lse", lse, arrays)
+        faults += _lse_faults(arrays["q"], lse)
     return faults
 
 
@@ -179,15 +179,15 @@ def _lse_faults(q: ArrayView, lse: ArrayView) -> list[str]:
     return faults
 
 
-def _shared_faults(name: str, result: ArrayView, arrays: dict[str, ArrayView]) -> list[str]:
-    """Faults of memory that a result shares with other arrays.
+def _shared_faults(out: ArrayView, arrays: dict[str, ArrayView]) -> list[str]:
+    """Faults of memory that out shares with inputs.
 
     out may be q itself: a kernel reads each tile of queries before it writes the same place.
     """
     return [
-        f"{name} overlaps {other} in memory; {'memory of its own, or q itself,' if name == 'out' else 'its own'} is wanted"
-        for other, view in arrays.items()
-        if other != name and overlap(result, view) and not (name == "out" and other == "q" and same_place(result, view))
+        f"out overlaps {name} in memory; memory of its own is wanted, or q itself"
+        for name in ("q", "k", "v")
+        if overlap(out, arrays[name]) and not (name == "q" and same_place(out, arrays[name]))
     ]
 
 
