@@ -6,7 +6,7 @@ from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.problem import Problem
 
 ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "int64": 8, "float8_e4m3fn": 1}
-ADDRESS = 1 << 20
+ADDRESS = 1 << 40
 
 
 def dense(shape):
