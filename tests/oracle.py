@@ -15,19 +15,31 @@ def truth(batch, seqlen_q, seqlen_k, heads, heads_kv, head_dim, dtype, mask):
     q, k, v = random_qkv(batch, seqlen_q, seqlen_k, heads, heads_kv, head_dim, dtype)
     out, lse = reference.attention(q, k, v, mask=mask)
     if dtype == "float32":
-        # The naive float32 computation, in the order that float32 hardware would do it.
-        q, k, v = (np.asarray(x, np.float32) for x in (q, k, v))
-        k, v = (np.repeat(x, heads // heads_kv, axis=2) for x in (k, v))
-        scores = np.einsum("bihd,bjhd->bhij", q, k, dtype=np.float32) * np.float32(head_dim**-0.5)
-        visible = reference.visible_keys(mask, seqlen_q, seqlen_k)
-        scores = np.where(visible, scores, np.float32(-np.inf))
-        top = np.maximum(scores.max(-1, keepdims=True), np.float32(-3e38))
-        weights = np.exp(scores - top)
-        total = weights.sum(-1, keepdims=True)
-        weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
-        return out, lse, np.einsum("bhij,bjhd->bihd", weights, v).astype(np.float64)
+        return out, lse, naive_float32(q, k, v, mask)
     rounded, _ = reference.attention_rounded(q, k, v, mask=mask, dtype=dtype)
     return out, lse, rounded
+
+
+def naive_float32(q, k, v, mask):
+    """Attention as a scalar float32 kernel does it: every sum one term after another. Returns float64.
+
+    NumPy's own sums run in several chains, whose error is smaller than any kernel's of one chain.
+    """
+    sharing, head_dim = q.shape[2] // k.shape[2], q.shape[3]
+    q, k, v = (x.astype(np.float32).transpose(0, 2, 1, 3) for x in (q, k, v))
+    k, v = (np.repeat(x, sharing, axis=1) for x in (k, v))
+    scores = np.zeros((*q.shape[:3], k.shape[2]), np.float32)
+    for column in range(head_dim):
+        scores += q[..., column, None] * k[..., None, :, column]
+    visible = reference.visible_keys(mask, q.shape[2], k.shape[2])
+    scores = np.where(visible, scores * np.float32(head_dim**-0.5), np.float32(-np.inf))
+    weights = np.exp(scores - np.maximum(scores.max(-1, keepdims=True), np.float32(-3e38)))
+    total, out = np.zeros(q.shape[:3], np.float32), np.zeros(q.shape, np.float32)
+    for key in range(k.shape[2]):
+        total += weights[..., key]
+        out += weights[..., key, None] * v[..., None, key, :]
+    out = np.divide(out, total[..., None], out=np.zeros_like(out), where=total[..., None] > 0)
+    return out.transpose(0, 2, 1, 3).astype(np.float64)
 
 
 def inputs_of(cell):

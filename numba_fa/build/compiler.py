@@ -104,10 +104,10 @@ def _edit(library: Any, entry: str) -> None:
 
 
 def _link(ltoir: bytes, arch: str) -> tuple[bytes, str]:
-    """LTO-IR to (cubin, log). nvJitLink itself, not cuda.core's Linker, which may fall back on the driver's linker."""
+    """LTO-IR to (cubin, log). Without -no-cache nvJitLink may take a result of an earlier process, with an empty log."""
     from cuda.bindings import nvjitlink
 
-    options = [f"-arch={arch}", "-lto", "-O3", "-Xptxas=-v"]
+    options = [f"-arch={arch}", "-lto", "-O3", "-Xptxas=-v", "-no-cache"]
     handle = nvjitlink.create(len(options), options)
     try:
         nvjitlink.add_data(handle, nvjitlink.InputType.LTOIR, ltoir, len(ltoir), "kernel")
