@@ -19,7 +19,9 @@ from numba_fa.errors import CompileError, LaunchError, ProblemError, Unsupported
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did what was asked."""
     parser = _parser()
-    options = parser.parse_args(argv)
+    options, options.rest = parser.parse_known_args(argv)
+    if options.rest and options.run is not _demo:
+        parser.error(f"unrecognized arguments: {' '.join(options.rest)}")
     try:
         return options.run(options) or 0
     except (CompileError, LaunchError, ProblemError, UnsupportedError, KeyError, ValueError) as error:
@@ -148,8 +150,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="numba-fa", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def command(name: str, run: Any) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+    def command(name: str, run: Any, **settings: Any) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=run.__doc__, description=run.__doc__, **settings)
         added.set_defaults(run=run)
         return added
 
@@ -175,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     first.add_argument("--dtype", default="bfloat16")
     first.add_argument("--head-dim", type=int, default=128)
     first.add_argument("--mask", default="causal")
-    command("demo", _demo).add_argument("rest", nargs=argparse.REMAINDER, help="arguments of the demo; --help lists them")
+    command("demo", _demo, add_help=False)  # the demo parses its own arguments, --help among them
     return parser
 
 

@@ -78,3 +78,11 @@ def test_first_call_reports_both_states(capsys):
     text = capsys.readouterr().out
     assert "cold store:" in text and "warm store:" in text
     assert "Numba is not loaded" in text.splitlines()[-1]
+
+
+def test_the_demo_gets_its_own_arguments_and_others_get_none(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["demo", "--help"])
+    assert "--picture" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["env", "--picture", "x"])
