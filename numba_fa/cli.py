@@ -19,9 +19,10 @@ from numba_fa.errors import CompileError, LaunchError, ProblemError, Unsupported
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did what was asked."""
     parser = _parser()
-    options, options.rest = parser.parse_known_args(argv)
-    if options.rest and options.run is not _demo:
-        parser.error(f"unrecognized arguments: {' '.join(options.rest)}")
+    options, rest = parser.parse_known_args(argv)
+    options.rest = rest
+    if rest and options.run is not _demo:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return options.run(options) or 0
     except (CompileError, LaunchError, ProblemError, UnsupportedError, KeyError, ValueError) as error:
