@@ -16,6 +16,7 @@ from numba_fa.ptx.tma import bulk_wait_group
 from numba_fa.ptx.warp import bar_arrive, bar_sync
 from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_wait
 from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
+from numba_fa.tile.pipeline import EMPTY, HELD_EMPTY, HELD_FULL, RING, SECOND, SLOT
 
 _WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
 
@@ -71,12 +72,12 @@ def make_consumer(shape: Shape, row_end: Callable[..., Any], schedule: tuple[Any
 
             stage = step % STAGES
             phase = (step // STAGES) & 1
-            full = barriers + 16 + 32 * stage
-            mbarrier_wait(barriers, q_phase)
+            full = barriers + RING + SLOT * stage
+            mbarrier_wait(barriers + HELD_FULL, q_phase)
             mbarrier_wait(full, phase)
             scores = wait_first(gemm_qk(q_tile, k_tile + np.int64(stage) * KV_STEP))
             if leader:
-                mbarrier_arrive(full + 16)
+                mbarrier_arrive(full + EMPTY)
             scores = keep_below(scores, end0 - block * BLOCK_N, end1 - block * BLOCK_N)
             scores, max0, max1, sum0, sum1, keep0, keep1 = softmax(scores, NEG_INF, NEG_INF, scale_log2)
             weights = pack(scores)
@@ -85,11 +86,11 @@ def make_consumer(shape: Shape, row_end: Callable[..., Any], schedule: tuple[Any
             block = int32(block - 1)
             while block >= 0:
                 v_stage = np.int64(stage) * KV_STEP
-                v_full = full + 8
+                v_full = full + SECOND
                 v_phase = phase
                 stage = step % STAGES
                 phase = (step // STAGES) & 1
-                full = barriers + 16 + 32 * stage
+                full = barriers + RING + SLOT * stage
                 mbarrier_wait(full, phase)
                 if PINGPONG:
                     bar_sync(1 + consumer, 256)
@@ -100,7 +101,7 @@ def make_consumer(shape: Shape, row_end: Callable[..., Any], schedule: tuple[Any
                     bar_arrive(2 - consumer, 256)
                 scores = wait_scores(scores)
                 if leader:
-                    mbarrier_arrive(full + 16)
+                    mbarrier_arrive(full + EMPTY)
                 if RAGGED and block * BLOCK_N + BLOCK_N > whole:
                     scores = keep_below(scores, end0 - block * BLOCK_N, end1 - block * BLOCK_N)
                 scores, max0, max1, new0, new1, keep0, keep1 = softmax(scores, max0, max1, scale_log2)
@@ -108,20 +109,20 @@ def make_consumer(shape: Shape, row_end: Callable[..., Any], schedule: tuple[Any
                 sum1 = sum1 * keep1 + new1
                 output = wait_output(output)
                 if leader:
-                    mbarrier_arrive(v_full + 16)
+                    mbarrier_arrive(v_full + EMPTY)
                 weights = pack(scores)
                 output = scale_rows(output, keep0, keep1)
                 step = int32(step + 1)
                 block = int32(block - 1)
             if leader and not O_IN_Q:
-                mbarrier_arrive(barriers + 8)
-            mbarrier_wait(full + 8, phase)
+                mbarrier_arrive(barriers + HELD_EMPTY)
+            mbarrier_wait(full + SECOND, phase)
             output = gemm_pv(output, weights, v_tile + np.int64(stage) * KV_STEP)
             sum0 = quad_sum(sum0)
             sum1 = quad_sum(sum1)
             output = wait_output(output)
             if leader:
-                mbarrier_arrive(full + 24)
+                mbarrier_arrive(full + SECOND + EMPTY)
             output = scale_rows(output, inverse_sum(sum0), inverse_sum(sum1))
             write_out(out, output, base, barriers, consumer, tile, head, index)
             if lse != 0 and column == 0:

@@ -10,6 +10,7 @@ from numba_fa.ptx.mbarrier import mbarrier_arrive
 from numba_fa.ptx.memory import st_global_f32
 from numba_fa.ptx.tma import bulk_commit_group, bulk_wait_group_read, fence_proxy_async, tma_store
 from numba_fa.ptx.warp import bar_sync
+from numba_fa.tile.pipeline import HELD_EMPTY
 
 
 def make_epilogue(shape: Shape) -> tuple[Any, Any]:
@@ -43,7 +44,7 @@ def make_epilogue(shape: Shape) -> tuple[Any, Any]:
             bulk_commit_group()
             if O_IN_Q:
                 bulk_wait_group_read()
-                mbarrier_arrive(barriers + 8)
+                mbarrier_arrive(barriers + HELD_EMPTY)
 
     @device
     def write_lse(address, q_idx, seqlen_q, row_max, row_sum, scale_log2):

@@ -18,6 +18,7 @@ from numba_fa.ptx.memory import shared_address
 from numba_fa.ptx.tma import tensor_map
 from numba_fa.ptx.warp import make_setmaxnreg, warp_uniform
 from numba_fa.tile.layout import SWIZZLE_ALIGNMENT
+from numba_fa.tile.pipeline import EMPTY, HELD_EMPTY, HELD_FULL, RING, SECOND, SLOT
 from numba_fa.tile.scheduler import locate, turn_of
 
 
@@ -41,17 +42,18 @@ def make_forward(key: DispatchKey) -> KernelSource:
     def forward_sm90(q, k, v, out, lse, heads, heads_kv, batch, seqlen_q, seqlen_k, together, scale_log2):
         memory = cuda.shared.array(0, uint8)
         base = int32((shared_address(memory) + ALIGN) & ~ALIGN)
-        barriers = int32(base + BARRIERS)  # q full, q empty, then of each stage: k full, v full, k empty, v empty
+        barriers = int32(base + BARRIERS)
         thread = int32(cuda.threadIdx.x)
         warpgroup = int32(warp_uniform(thread >> 7))
         if thread == 0:
-            mbarrier_init(barriers, 1)
-            mbarrier_init(barriers + 8, CONSUMERS)
+            mbarrier_init(barriers + HELD_FULL, 1)
+            mbarrier_init(barriers + HELD_EMPTY, CONSUMERS)
             for stage in range(STAGES):
-                mbarrier_init(barriers + 16 + 32 * stage, 1)
-                mbarrier_init(barriers + 24 + 32 * stage, 1)
-                mbarrier_init(barriers + 32 + 32 * stage, CONSUMERS)
-                mbarrier_init(barriers + 40 + 32 * stage, CONSUMERS)
+                full = barriers + RING + SLOT * stage
+                mbarrier_init(full, 1)
+                mbarrier_init(full + SECOND, 1)
+                mbarrier_init(full + EMPTY, CONSUMERS)
+                mbarrier_init(full + SECOND + EMPTY, CONSUMERS)
             fence_mbarrier_init()
         cuda.syncthreads()
         tiles = int32((seqlen_q + BLOCK_M - 1) // BLOCK_M)

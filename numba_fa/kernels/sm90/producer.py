@@ -7,6 +7,7 @@ from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.shape import Shape
 from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
+from numba_fa.tile.pipeline import EMPTY, HELD_EMPTY, HELD_FULL, RING, SECOND, SLOT
 
 
 def make_producer(shape: Shape, row_end: Callable[..., Any], schedule: tuple[Any, Any]) -> Any:
@@ -25,8 +26,8 @@ def make_producer(shape: Shape, row_end: Callable[..., Any], schedule: tuple[Any
         prefetch_tensormap(v)
         group = heads // heads_kv
         total = int32(tiles * heads * batch)
-        q_full = barriers
-        q_empty = barriers + 8
+        q_full = barriers + HELD_FULL
+        q_empty = barriers + HELD_EMPTY
         step = int32(0)
         q_phase = int32(1)  # the first wait for room must pass: nothing was there before
         wave = int32(0)
@@ -45,16 +46,16 @@ def make_producer(shape: Shape, row_end: Callable[..., Any], schedule: tuple[Any
             while block >= 0:
                 stage = step % STAGES
                 phase = (step // STAGES) & 1 ^ 1
-                full = barriers + 16 + 32 * stage
-                mbarrier_wait(full + 16, phase)
+                full = barriers + RING + SLOT * stage
+                mbarrier_wait(full + EMPTY, phase)
                 mbarrier_expect_tx(full, KV_BYTES)
                 for atom in range(ATOMS):
                     tma_load(base + K_OFFSET + stage * KV_BYTES + atom * KV_ATOM, k, full, 64 * atom,
                              block * BLOCK_N, head_kv, index)  # fmt: skip
-                mbarrier_wait(full + 24, phase)
-                mbarrier_expect_tx(full + 8, KV_BYTES)
+                mbarrier_wait(full + SECOND + EMPTY, phase)
+                mbarrier_expect_tx(full + SECOND, KV_BYTES)
                 for atom in range(ATOMS):
-                    tma_load(base + V_OFFSET + stage * KV_BYTES + atom * KV_ATOM, v, full + 8, 64 * atom,
+                    tma_load(base + V_OFFSET + stage * KV_BYTES + atom * KV_ATOM, v, full + SECOND, 64 * atom,
                              block * BLOCK_N, head_kv, index)  # fmt: skip
                 step = int32(step + 1)
                 block = int32(block - 1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.tile.layout import ATOM_COLUMNS, ATOM_ROW_BYTES, SHARED_LIMIT, SWIZZLE_ALIGNMENT, round_up
+from numba_fa.tile.pipeline import barrier_bytes
 
 # Registers a thread of the producer and of the consumer warpgroups: with 128 threads each they must fit 64 Ki.
 _REGISTERS = {2: (24, 240), 3: (32, 160)}
@@ -86,5 +87,5 @@ class Shape:
         return self._total(0 if self.o_in_q else self.q_bytes)
 
     def _total(self, o_bytes: int) -> int:
-        barriers = 8 * (2 + 4 * self.key.stages)
-        return SWIZZLE_ALIGNMENT + self.q_bytes + 2 * self.key.stages * self.kv_bytes + o_bytes + barriers
+        stages = self.key.stages
+        return SWIZZLE_ALIGNMENT + self.q_bytes + 2 * stages * self.kv_bytes + o_bytes + barrier_bytes(stages)

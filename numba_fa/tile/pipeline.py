@@ -1,0 +1,21 @@
+"""The pipeline between a producer and its consumers: which barriers there are, and when each turns.
+
+Two buffers share one block of mbarriers. The held buffer has one slot, filled once a tile. The ring has `stages` slots,
+each of a first and a second part (keys and values) that fill and empty by themselves. Every part has a barrier FULL,
+which turns when its bytes have landed, and a barrier EMPTY, which turns when every consumer has read it.
+
+Step i of the ring uses slot i % stages. Consumers wait for FULL with parity (i // stages) & 1, the producer for EMPTY
+with the opposite parity: at the first round it passes at once, since nothing was there before. Offsets are in bytes.
+"""
+
+HELD_FULL = 0
+HELD_EMPTY = 8
+RING = 16  # the first slot's first FULL
+SLOT = 32  # from slot to slot
+SECOND = 8  # from the first part to the second
+EMPTY = 16  # from a part's FULL to its EMPTY
+
+
+def barrier_bytes(stages: int) -> int:
+    """Shared memory that the barriers take."""
+    return RING + SLOT * stages
