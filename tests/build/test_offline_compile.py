@@ -58,7 +58,8 @@ def test_serialised_code_is_refused(monkeypatch):
         compile_kernel(key, variant_of(key).factory(), "sm_90a")
 
 
-def test_an_architecture_that_cannot_be_linked_is_an_error():
+@pytest.mark.parametrize("arch", ["sm_12", "sm_70", "hopper"])
+def test_an_architecture_that_is_none_is_an_error(arch):
     key = key_for("fwd", "simt", "fp32", 8, "full")
-    with pytest.raises(CompileError):
-        compile_kernel(key, variant_of(key).factory(), "sm_12")
+    with pytest.raises(CompileError, match=arch):
+        compile_kernel(key, variant_of(key).factory(), arch)

@@ -1,0 +1,48 @@
+"""Forward milliseconds on the CPU beside torch's scaled_dot_product_attention: `python -m numba_fa.testing.cpu_speed`."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+BATCH, SEQLEN, HEADS, HEAD_DIM = 1, 2048, 8, 64
+
+
+def main() -> None:
+    """Print medians of 15, the two taking turns."""
+    import torch
+
+    import numba_fa
+
+    print(f"torch {torch.__version__}, {os.cpu_count()} cores, ({BATCH}, {SEQLEN}, {HEADS}, {HEAD_DIM}), ms")
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        q, k, v = (torch.randn(BATCH, SEQLEN, HEADS, HEAD_DIM).to(dtype) for _ in range(3))
+        heads_first = [x.transpose(1, 2) for x in (q, k, v)]
+        for mask in ("full", "causal"):
+
+            def ours(arrays: Any = (q, k, v), mask: str = mask) -> None:
+                numba_fa.attention(*arrays, mask=mask)
+
+            def theirs(arrays: Any = heads_first, mask: str = mask) -> None:
+                torch.nn.functional.scaled_dot_product_attention(*arrays, is_causal=mask == "causal")
+
+            mine, peer = _medians(ours, theirs)
+            print(f"{str(dtype)[6:]:8} {mask:6} numba_fa {mine:6.1f}  torch {peer:6.1f}  ratio {mine / peer:.2f}")
+
+
+def _medians(*functions: Callable[[], None]) -> list[float]:
+    times: list[list[float]] = [[] for _ in functions]
+    for turn in range(17):
+        for function, kept in zip(functions, times):
+            start = time.perf_counter()
+            function()
+            if turn >= 2:  # the first turns compile and warm up
+                kept.append((time.perf_counter() - start) * 1e3)
+    return [statistics.median(kept) for kept in times]
+
+
+if __name__ == "__main__":
+    main()
