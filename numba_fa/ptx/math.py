@@ -25,6 +25,4 @@ rcp_approx = define(
     Op("rcp_approx", "f", "rcp.approx.ftz.f32 $0, $1;", "f", effects=False),
     twin=lambda x: _flush(np.float32(1) / _flush(x)),
 )
-# Numba widens int32 // int32 to 64 bits, which the GPU divides by a call of some hundred instructions.
-div_s32 = define(Op("div_s32", "rr", "div.s32 $0, $1, $2;", "r", effects=False), lambda a, b: int(a) // int(b))
 fmax = define(Op("fmax", "ff", "max.f32 $0, $1, $2;", "f", effects=False), twin=np.fmax)

@@ -1,8 +1,5 @@
 """Which tile of queries a block computes at each of its turns."""
 
-import operator
-from collections.abc import Callable
-
 
 def turn_of(wave, block, blocks):
     """The turn that a block takes in a wave of all blocks: every other wave runs backwards.
@@ -12,28 +9,19 @@ def turn_of(wave, block, blocks):
     return wave * blocks + (blocks - 1 - block if wave & 1 else block)
 
 
-def make_locate(divide: Callable[[int, int], int]) -> Callable[..., tuple[int, int, int]]:
-    """locate(turn, tiles, heads, batch, together), with the division that suits where it runs (of numbers >= 0)."""
+def locate(turn, tiles, heads, batch, together):
+    """The (tile, head, batch index) of a turn: `together` heads at a time, each head's last tile first.
 
-    def locate(turn, tiles, heads, batch, together):
-        """The (tile, head, batch index) of a turn: `together` heads at a time, each head's last tile first.
-
-        Within a group of heads all last tiles come before all last but one, so that under a causal mask the longest work
-        starts earliest; a group is small enough for its keys and values to stay in L2 until its last tile.
-        """
-        size = tiles * together
-        group = divide(turn, size)
-        rest = turn - group * size
-        here = min(together, heads * batch - group * together)
-        behind = divide(rest, here)
-        head = group * together + rest - behind * here
-        index = divide(head, heads)
-        return tiles - 1 - behind, head - index * heads, index
-
-    return locate
-
-
-locate = make_locate(operator.floordiv)
+    Within a group of heads all last tiles come before all last but one, so that under a causal mask the longest work
+    starts earliest; a group is small enough for its keys and values to stay in L2 until its last tile.
+    """
+    size = tiles * together
+    group = turn // size
+    rest = turn - group * size
+    here = min(together, heads * batch - group * together)
+    behind = rest // here
+    head = group * together + rest - behind * here
+    return tiles - 1 - behind, head % heads, head // heads
 
 
 def balance(tiles: int, heads: int, together: int, blocks: int, first: float) -> float:

@@ -37,8 +37,10 @@ def test_machine_code_holds_tensor_core_and_tma_instructions():
     assert code.count("HGMMA.64x128x16.F32.BF16") == 32
     for instruction in ("UTMALDG.4D", "UTMASTG.4D", "SYNCS", "USETMAXREG", "MUFU.EX2"):
         assert instruction in code, instruction
-    for wasted in ("LDL", "STL", "CALL"):
+    for wasted in ("LDL", "STL"):
         assert f" {wasted}" not in code, wasted
+    # The one call there is divides 64-bit integers, a few times a tile of queries (docs/findings/0003).
+    assert all("__cuda_sm20_div_s64" in line for line in code.splitlines() if " CALL" in line)
 
 
 def test_ptx_is_readable_and_has_no_call():

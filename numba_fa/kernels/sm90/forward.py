@@ -13,14 +13,13 @@ from numba_fa.kernels.sm90.consumer import make_consumer
 from numba_fa.kernels.sm90.producer import make_producer
 from numba_fa.kernels.sm90.shape import Shape
 from numba_fa.kernels.sm90.variant import SIGNATURE
-from numba_fa.ptx.math import div_s32
 from numba_fa.ptx.mbarrier import fence_mbarrier_init, mbarrier_init
 from numba_fa.ptx.memory import shared_address
 from numba_fa.ptx.tma import tensor_map
 from numba_fa.ptx.warp import make_setmaxnreg, warp_uniform
 from numba_fa.tile.layout import SWIZZLE_ALIGNMENT
 from numba_fa.tile.pipeline import EMPTY, HELD_EMPTY, HELD_FULL, RING, SECOND, SLOT
-from numba_fa.tile.scheduler import make_locate, turn_of
+from numba_fa.tile.scheduler import locate, turn_of
 
 
 def make_forward(key: DispatchKey) -> KernelSource:
@@ -32,7 +31,7 @@ def make_forward(key: DispatchKey) -> KernelSource:
     shape = Shape(key)
     mask = DEVICE_MASKS[key.mask]
     row_end = device(mask.row_end)
-    schedule = device(turn_of), device(make_locate(div_s32))
+    schedule = device(turn_of), device(locate)
     produce = make_producer(shape, row_end, schedule)
     consume = make_consumer(shape, row_end, schedule, ragged=mask.ragged)
     BLOCK_M, STAGES, CONSUMERS = key.block_m, key.stages, shape.warpgroups

@@ -5,7 +5,6 @@ from typing import Any
 
 from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.shape import Shape
-from numba_fa.ptx.math import div_s32
 from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
 from numba_fa.tile.pipeline import EMPTY, HELD_EMPTY, HELD_FULL, RING, SECOND, SLOT
@@ -25,7 +24,7 @@ def make_producer(shape: Shape, row_end: Callable[..., Any], schedule: tuple[Any
         prefetch_tensormap(q)
         prefetch_tensormap(k)
         prefetch_tensormap(v)
-        group = div_s32(heads, heads_kv)
+        group = heads // heads_kv
         total = int32(tiles * heads * batch)
         q_full = barriers + HELD_FULL
         q_empty = barriers + HELD_EMPTY
@@ -35,7 +34,7 @@ def make_producer(shape: Shape, row_end: Callable[..., Any], schedule: tuple[Any
         turn = int32(turn_of(wave, cuda.blockIdx.x, cuda.gridDim.x))
         while turn < total:
             tile, head, index = locate(turn, tiles, heads, batch, together)
-            head_kv = div_s32(head, group)
+            head_kv = head // group
             last = min(tile * BLOCK_M + BLOCK_M, seqlen_q) - 1
             blocks = (row_end(last, seqlen_q, seqlen_k) + BLOCK_N - 1) // BLOCK_N
             mbarrier_wait(q_empty, q_phase)
