@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -147,6 +148,14 @@ def _demo(options: Any) -> int:
     return demo(options.rest)
 
 
+def _architecture(name: str) -> str:
+    """An architecture that the compiler knows: sm_75 and newer."""
+    found = re.fullmatch(r"sm_(\d+)[af]?", name)
+    if not found or int(found[1]) < 75:
+        raise argparse.ArgumentTypeError(f"{name!r} is no architecture to compile for; sm_75 and newer are, such as sm_90a")
+    return name
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="numba-fa", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -166,11 +175,11 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--device", default="auto", help="auto, cpu, or an architecture such as sm_90a or sm_80")
     compiling = command("compile", _compile)
     compiling.add_argument("slugs", nargs="*", help="kernels; all tuned ones by default")
-    compiling.add_argument("--arch", default="sm_90a", help="sm_75, sm_80, sm_86, sm_89, sm_90a (default), sm_120a ...")
+    compiling.add_argument("--arch", default="sm_90a", type=_architecture, help="sm_75, sm_80, sm_86, sm_89, sm_90a (default), sm_120a ...")
     compiling.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     inspect = command("inspect", _inspect)
     inspect.add_argument("slug")
-    inspect.add_argument("--arch", default="sm_90a")
+    inspect.add_argument("--arch", default="sm_90a", type=_architecture)
     inspect.add_argument("--ptx", action="store_true", help="print the kernel as PTX")
     inspect.add_argument("--sass", action="store_true", help="print machine code (needs cuobjdump or nvdisasm)")
     command("cache", _cache).add_argument("--clear", action="store_true", help="remove every compiled kernel")

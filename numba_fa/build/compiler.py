@@ -130,7 +130,5 @@ def _log(size: Callable[[int], int], read: Callable[[int, bytearray], None], han
 
 
 def _capability(arch: str) -> tuple[Any, ...]:
-    found = re.fullmatch(r"sm_(\d+)(\d)([af]?)", arch)
-    if not found or int(found[1] + found[2]) < 75:
-        raise CompileError(f"{arch!r} is no architecture to compile for; sm_75 and newer are, such as sm_90a")
-    return (int(found[1]), int(found[2]), *([found[3]] if found[3] else []))
+    digits, suffix = re.fullmatch(r"sm_(\d+)([af]?)", arch).groups()  # type: ignore[union-attr]
+    return (int(digits[:-1]), int(digits[-1]), *([suffix] if suffix else []))

@@ -86,3 +86,10 @@ def test_the_demo_gets_its_own_arguments_and_others_get_none(capsys):
     assert "--picture" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         main(["env", "--picture", "x"])
+
+
+@pytest.mark.parametrize("arch", ["sm_12", "sm_70", "ninety"])
+def test_what_is_no_architecture_is_refused(capsys, arch):
+    with pytest.raises(SystemExit, match="2"):
+        main(["inspect", SLUG, "--arch", arch])
+    assert "sm_75 and newer" in capsys.readouterr().err
