@@ -175,7 +175,9 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--device", default="auto", help="auto, cpu, or an architecture such as sm_90a or sm_80")
     compiling = command("compile", _compile)
     compiling.add_argument("slugs", nargs="*", help="kernels; all tuned ones by default")
-    compiling.add_argument("--arch", default="sm_90a", type=_architecture, help="sm_75, sm_80, sm_86, sm_89, sm_90a (default), sm_120a ...")
+    compiling.add_argument(
+        "--arch", default="sm_90a", type=_architecture, help="sm_75, sm_80, sm_86, sm_89, sm_90a (default), sm_120a ..."
+    )
     compiling.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     inspect = command("inspect", _inspect)
     inspect.add_argument("slug")
