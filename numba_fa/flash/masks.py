@@ -126,8 +126,9 @@ def _prefix_int_whole(b, h, q_first, q_last, kv_first, kv_last, offset, length):
 def block_reach(b, h, q_first, q_last, kv_idx, table, block_m, block_n):
     """`reach` of a block mask: table[b, h, m, n] is 2 * t + whole for the last block t <= n that has a visible key."""
     best = -1
+    n = max(kv_idx, 0) // block_n
     for m in range(q_first // block_m, q_last // block_m + 1):
-        best = max(best, table[b, h, m, kv_idx // block_n] >> 1)
+        best = max(best, table[b, h, m, n] >> 1)
     return min(kv_idx, best * block_n + block_n - 1)
 
 
