@@ -17,7 +17,7 @@ def make_epilogue(shape: Shape) -> tuple[Any, Any]:
     """(write_out, write_lse) for `shape`.
 
     write_out(map, output, base, barriers, consumer, tile, head, index) starts the store of 64 normalised rows.
-    write_lse(address, q_idx, seqlen_q, row_max, row_sum, scale_log2) stores one row's LSE if the row exists.
+    write_lse(address, q_idx, seqlen_q, shift, row_sum) stores one row's LSE if the row exists.
     """
     ATOMS, BLOCK_M, O_IN_Q, O_ATOM = shape.atoms, shape.key.block_m, shape.o_in_q, shape.o_atom
     O_OFFSET = shape.o_offset
@@ -47,8 +47,8 @@ def make_epilogue(shape: Shape) -> tuple[Any, Any]:
                 mbarrier_arrive(barriers + HELD_EMPTY)
 
     @device
-    def write_lse(address, q_idx, seqlen_q, row_max, row_sum, scale_log2):
+    def write_lse(address, q_idx, seqlen_q, shift, row_sum):
         if q_idx < seqlen_q:
-            st_global_f32(address, natural_lse(row_max, row_sum, scale_log2))
+            st_global_f32(address, natural_lse(shift, row_sum))
 
     return write_out, write_lse
