@@ -20,7 +20,7 @@ from numba_fa.ptx.tma import bulk_wait_group
 from numba_fa.ptx.warp import bar_arrive, bar_sync
 from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_wait
 from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
-from numba_fa.tile.pipeline import EMPTY, HELD_EMPTY, HELD_FULL, RING, SECOND, SLOT, message_offset
+from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, SECOND, SLOT, message_offset, ring_offset
 from numba_fa.tile.scheduler import locate, turn_of
 
 _WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
@@ -31,11 +31,12 @@ def make_consumer(shape: Shape, program: Program) -> Any:
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES = key.block_m, key.block_n, key.stages
     HEAD_DIM, SCORES, OUTPUTS = key.head_dim, key.block_n // 2, key.head_dim // 2
-    MESSAGES = message_offset(key.stages)
+    RING, MESSAGES = ring_offset(shape.held), message_offset(shape.held, key.stages)
+    Q_SLOTS, CONSUMERS, Q_STEP = shape.q_slots, shape.warpgroups, np.int64(shape.q_bytes >> 4)
     K_OFFSET, V_OFFSET, KV_STEP, KV_ATOM, Q_ATOM = (
         shape.k_offset, shape.v_offset, np.int64(shape.kv_bytes >> 4), shape.kv_atom, shape.q_atom,
     )  # fmt: skip
-    PINGPONG, O_IN_Q = shape.warpgroups == 2, shape.o_in_q
+    PINGPONG, O_IN_Q, EARLY = shape.warpgroups == 2, shape.o_in_q, shape.q_slots == 2
     K_MAJOR, V_MAJOR = np.int64(k_major_descriptor()), np.int64(mn_major_descriptor(KV_ATOM))
     operand = _WGMMA_TYPE[key.dtype]
     gemm_qk = make_gemm_ss(
@@ -43,6 +44,7 @@ def make_consumer(shape: Shape, program: Program) -> Any:
     )
     gemm_pv = make_gemm_rs(HEAD_DIM, BLOCK_N // 16, operand, mn_major_step)
     wait_scores, wait_first, wait_output = make_wait(SCORES, 1), make_wait(SCORES, 0), make_wait(OUTPUTS, 0)
+    wait_last = make_wait(OUTPUTS, 1 if EARLY else 0)
     zeros, scale_rows = make_zeros(OUTPUTS), make_scale_rows(OUTPUTS)
     judge_first, judge = make_judge(SCORES, program, ragged=True), make_judge(SCORES, program, ragged=False)
     pack = make_pack(SCORES, key.dtype)
@@ -50,6 +52,20 @@ def make_consumer(shape: Shape, program: Program) -> Any:
     write_out, write_lse = make_epilogue(shape)
     exponent_scale, join_sink = make_exponent_scale(program), make_join_sink(program)
     turn_at, place = device(turn_of), device(locate)
+
+    @device
+    def held(barriers, consumer, number):
+        """The FULL barrier of this consumer's slot for its number-th tile."""
+        return barriers + HELD + HELD_SLOT * ((number % Q_SLOTS) * CONSUMERS + consumer)
+
+    @device
+    def begin(barriers, consumer, q_tile, k_tile, number, step, more):
+        """Start the first scores product of a tile, if there is one more; of what lies there, if not, for nobody."""
+        stage = step % STAGES
+        if more:
+            mbarrier_wait(held(barriers, consumer, number), (number // Q_SLOTS) & 1)
+            mbarrier_wait(barriers + RING + SLOT * stage, (step // STAGES) & 1)
+        return gemm_qk(q_tile + np.int64(number % Q_SLOTS) * Q_STEP, k_tile + np.int64(stage) * KV_STEP)
 
     @device
     def consume(out, lse, base, barriers, consumer, tiles, heads, batch, seqlen_q, seqlen_k, together, scale, aux):
@@ -67,11 +83,12 @@ def make_consumer(shape: Shape, program: Program) -> Any:
         k_tile = K_MAJOR | np.int64(((base + K_OFFSET) & 0x3FFFF) >> 4)
         v_tile = V_MAJOR | np.int64(((base + V_OFFSET) & 0x3FFFF) >> 4)
         step = int32(0)
-        q_phase = int32(0)
         wave = int32(0)
         turn = int32(turn_at(wave, cuda.blockIdx.x, cuda.gridDim.x))
+        scores = begin(barriers, consumer, q_tile, k_tile, wave, step, turn < total)
         while turn < total:
             tile, head, index = place(turn, tiles, heads, batch, together)
+            q_mine = q_tile + np.int64(wave % Q_SLOTS) * Q_STEP
             first = int32(tile * BLOCK_M + row)
             # Rows past the end compute like the last one and are not stored; a user's arrays end there.
             q0 = int32(min(first, seqlen_q - 1))
@@ -80,10 +97,8 @@ def make_consumer(shape: Shape, program: Program) -> Any:
             stage = step % STAGES
             phase = (step // STAGES) & 1
             full = barriers + RING + SLOT * stage
-            mbarrier_wait(barriers + HELD_FULL, q_phase)
-            mbarrier_wait(full, phase)
             word = int32(ld_shared_u32(barriers + MESSAGES + 4 * stage))
-            scores = wait_first(gemm_qk(q_tile, k_tile + np.int64(stage) * KV_STEP))
+            scores = wait_first(scores)
             if lane_0:
                 mbarrier_arrive(full + EMPTY)
             start = int32((word >> BLOCK) * BLOCK_N + column)
@@ -103,7 +118,7 @@ def make_consumer(shape: Shape, program: Program) -> Any:
                 word = int32(ld_shared_u32(barriers + MESSAGES + 4 * stage))
                 if PINGPONG:
                     bar_sync(1 + consumer, 256)
-                scores = gemm_qk(q_tile, k_tile + np.int64(stage) * KV_STEP)
+                scores = gemm_qk(q_mine, k_tile + np.int64(stage) * KV_STEP)
                 mbarrier_wait(v_full, v_phase)
                 output = gemm_pv(output, weights, v_tile + v_stage)
                 if PINGPONG:
@@ -122,26 +137,31 @@ def make_consumer(shape: Shape, program: Program) -> Any:
                 weights = pack(scores)
                 output = scale_rows(output, keep0, keep1)
                 step = int32(step + 1)
+            q_empty = held(barriers, consumer, wave) + HELD_EMPTY
             if leader and not O_IN_Q:
-                mbarrier_arrive(barriers + HELD_EMPTY)
+                mbarrier_arrive(q_empty)
             mbarrier_wait(full + SECOND, phase)
             output = gemm_pv(output, weights, v_tile + np.int64(stage) * KV_STEP)
+            wave = int32(wave + 1)
+            turn = int32(turn_at(wave, cuda.blockIdx.x, cuda.gridDim.x))
+            if EARLY:
+                scores = begin(barriers, consumer, q_tile, k_tile, wave, step, turn < total)
             sum0 = quad_sum(sum0)
             sum1 = quad_sum(sum1)
-            output = wait_output(output)
+            output = wait_last(output)
             if leader:
                 mbarrier_arrive(full + SECOND + EMPTY)
             top0, sum0, factor0 = join_sink(max0, sum0, scale_log2, head, aux)
             top1, sum1, factor1 = join_sink(max1, sum1, scale_log2, head, aux)
             output = scale_rows(output, factor0, factor1)
-            write_out(out, output, base, barriers, consumer, tile, head, index)
+            write_out(out, output, base, q_empty, consumer, tile, head, index)
             if lse != 0 and column == 0:
                 row_lse = lse + (np.int64(index * heads + head) * seqlen_q + first) * 4
                 write_lse(row_lse, first, seqlen_q, top0, sum0)
                 write_lse(row_lse + 32, first + 8, seqlen_q, top1, sum1)
-            q_phase ^= 1
-            wave = int32(wave + 1)
-            turn = int32(turn_at(wave, cuda.blockIdx.x, cuda.gridDim.x))
+            if not EARLY:
+                scores = begin(barriers, consumer, q_tile, k_tile, wave, step, turn < total)
+        scores = wait_first(scores)
         if leader:
             bulk_wait_group()  # shared memory must outlive the last store that reads it
 

@@ -18,7 +18,7 @@ from numba_fa.ptx.memory import shared_address
 from numba_fa.ptx.tma import tensor_map
 from numba_fa.ptx.warp import make_setmaxnreg, warp_uniform
 from numba_fa.tile.layout import SWIZZLE_ALIGNMENT
-from numba_fa.tile.pipeline import EMPTY, HELD_EMPTY, HELD_FULL, RING, SECOND, SLOT
+from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, SECOND, SLOT, ring_offset
 
 
 def make_forward(key: DispatchKey) -> KernelSource:
@@ -32,7 +32,7 @@ def make_forward(key: DispatchKey) -> KernelSource:
     program = make_program(key.mask, key.bias, device)
     produce, consume = make_producer(shape, program), make_consumer(shape, program)
     BLOCK_M, STAGES, CONSUMERS = key.block_m, key.stages, shape.warpgroups
-    BARRIERS, ALIGN = shape.barrier_offset, SWIZZLE_ALIGNMENT - 1
+    BARRIERS, RING, SLOTS, ALIGN = shape.barrier_offset, ring_offset(shape.held), shape.held, SWIZZLE_ALIGNMENT - 1
     shrink = make_setmaxnreg(shape.registers[0], "dec")
     grow = make_setmaxnreg(shape.registers[1], "inc")
 
@@ -43,8 +43,9 @@ def make_forward(key: DispatchKey) -> KernelSource:
         thread = int32(cuda.threadIdx.x)
         warpgroup = int32(warp_uniform(thread >> 7))
         if thread == 0:
-            mbarrier_init(barriers + HELD_FULL, 1)
-            mbarrier_init(barriers + HELD_EMPTY, CONSUMERS)
+            for slot in range(SLOTS):
+                mbarrier_init(barriers + HELD + HELD_SLOT * slot, 1)
+                mbarrier_init(barriers + HELD + HELD_SLOT * slot + HELD_EMPTY, 1)
             for stage in range(STAGES):
                 full = barriers + RING + SLOT * stage
                 mbarrier_init(full, 1)
