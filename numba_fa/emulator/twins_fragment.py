@@ -20,16 +20,17 @@ _TINY = np.finfo(np.float32).tiny
 
 
 @lru_cache
-def _rows(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(register numbers of the first row, of the second)."""
-    second = np.arange(count) // 2 % 2 == 1
-    return np.flatnonzero(~second), np.flatnonzero(second)
+def registers_of(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Per register: whether it is of the thread's second row; its column, less what differs between threads."""
+    register = np.arange(count)
+    return register // 2 % 2 == 1, register // 4 * 8 + register % 2
 
 
 @lru_cache
-def _columns(count: int) -> np.ndarray:
-    register = np.arange(count)
-    return register // 4 * 8 + register % 2
+def _rows(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(register numbers of the first row, of the second)."""
+    second, _ = registers_of(count)
+    return np.flatnonzero(~second), np.flatnonzero(second)
 
 
 def _each_row(count: int, value0: Any, value1: Any, dtype: Any = np.float32) -> np.ndarray:
@@ -44,7 +45,7 @@ def zeros(count: int) -> np.ndarray:
 
 def keep_below(count: int, fragment: np.ndarray, end0: int, end1: int) -> np.ndarray:
     """-inf where a column is not below its row's end."""
-    return np.where(_columns(count) < _each_row(count, end0, end1, np.int64), np.asarray(fragment), _NEG_INF)
+    return np.where(registers_of(count)[1] < _each_row(count, end0, end1, np.int64), np.asarray(fragment), _NEG_INF)
 
 
 def row_max(count: int, fragment: np.ndarray, start0: np.float32, start1: np.float32) -> tuple[Any, Any]:
