@@ -16,6 +16,7 @@ from numba_fa.emulator.threads import current
 
 _HALF = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 _NEG_INF = np.float32(-np.inf)
+_NAN = 0x7FFF  # what conversions to either 16-bit type make of any NaN
 _TINY = np.finfo(np.float32).tiny
 
 
@@ -56,10 +57,11 @@ def row_max(count: int, fragment: np.ndarray, start0: np.float32, start1: np.flo
 
 
 def row_sum(count: int, fragment: np.ndarray) -> tuple[Any, Any]:
-    """Sum of each row."""
+    """Sum of each row, in two chains as `ptx/fragment.py` forms it."""
     values = np.asarray(fragment)
-    row0, row1 = (values[row].sum(dtype=np.float32) for row in _rows(count))
-    return row0, row1
+    # accumulate adds one by one, where sum adds in pairs
+    chains = [np.add.accumulate(values[row[start::2]])[-1] for row in _rows(count) for start in (0, 1)]
+    return chains[0] + chains[1], chains[2] + chains[3]
 
 
 def exponential(count: int, fragment: np.ndarray, scale: Any, shift0: Any, shift1: Any) -> np.ndarray:
@@ -76,8 +78,11 @@ def scale_rows(count: int, fragment: np.ndarray, factor0: Any, factor1: Any) -> 
 
 
 def pack(count: int, dtype: str, fragment: np.ndarray) -> np.ndarray:
-    """Neighbours rounded to `dtype`, nearest even, together in one word."""
-    return np.asarray(fragment).astype(_HALF[dtype]).view(np.uint32)
+    """Neighbours rounded to `dtype`, nearest even, together in one word; every NaN becomes the same one."""
+    values = np.asarray(fragment)
+    halves = values.astype(_HALF[dtype]).view(np.uint16)
+    halves[np.isnan(values)] = _NAN
+    return halves.view(np.uint32)
 
 
 def stmatrix(count: int, dtype: str, fragment: Any, row: int, atom: int, swizzle: int, half: int) -> None:
