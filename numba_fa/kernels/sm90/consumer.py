@@ -1,5 +1,6 @@
 """The Hopper forward's consumer: a warpgroup that owns 64 queries of each tile."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ from numba_fa.kernels.sm90.shape import Shape
 from numba_fa.kernels.sm90.softmax import make_softmax
 from numba_fa.ptx.fragment import make_pack, make_scale_rows, make_zeros
 from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
-from numba_fa.ptx.memory import ld_shared_u32
+from numba_fa.ptx.memory import float_to_bits, ld_shared_u32
 from numba_fa.ptx.tma import bulk_wait_group
-from numba_fa.ptx.warp import bar_arrive, bar_sync
+from numba_fa.ptx.warp import bar_arrive, bar_sync, bar_warp_sync
 from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_wait
 from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
 from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, SECOND, SLOT, message_offset, ring_offset
@@ -52,6 +53,7 @@ def make_consumer(shape: Shape, program: Program) -> Any:
     write_out, write_lse = make_epilogue(shape)
     exponent_scale, join_sink = make_exponent_scale(program), make_join_sink(program)
     turn_at, place = device(turn_of), device(locate)
+    HOLD = bool(int(os.environ.get('HOLD', '1')))
 
     @device
     def held(barriers, consumer, number):
@@ -131,6 +133,8 @@ def make_consumer(shape: Shape, program: Program) -> Any:
                 scores, max0, max1, new0, new1, keep0, keep1 = softmax(scores, max0, max1, scale_log2)
                 sum0 = sum0 * keep0 + new0
                 sum1 = sum1 * keep1 + new1
+                if HOLD:
+                    bar_warp_sync(~(float_to_bits(new0 + new1) & (word >> 31)))
                 output = wait_output(output)
                 if leader:
                     mbarrier_arrive(v_full + EMPTY)
