@@ -33,11 +33,11 @@ def check_shapes(q, k, v):
 
 
 def for_each_head(head_attention, q, k, v):
-    """Run `head_attention(q, k, v) -> (out, lse)` on the 2-d arrays of every (batch, head) and gather the
-    results.
+    """Run `head_attention(b, h, q, k, v) -> (out, lse)` on the 2-d arrays of every (batch, head) and gather
+    the results.
 
     q (batch, seqlen_q, heads, head_dim), k (batch, seqlen_k, heads_kv, head_dim), v (batch, seqlen_k,
-    heads_kv, head_dim_v); the callable gets (seqlen_q, head_dim), (seqlen_k, head_dim), (seqlen_k,
+    heads_kv, head_dim_v); the callable gets two ints and (seqlen_q, head_dim), (seqlen_k, head_dim), (seqlen_k,
     head_dim_v) and returns (seqlen_q, head_dim_v), (seqlen_q,). Returns float64 out (batch, seqlen_q, heads,
     head_dim_v) and float64 lse (batch, heads, seqlen_q). One head at a time keeps the score matrix at
     seqlen_q x seqlen_k.
@@ -47,5 +47,5 @@ def for_each_head(head_attention, q, k, v):
     out = np.empty((batch, seqlen_q, heads, v.shape[3]))
     lse = np.empty((batch, heads, seqlen_q))
     for b, h in np.ndindex(batch, heads):
-        out[b, :, h], lse[b, h] = head_attention(q[b, :, h], k[b, :, h], v[b, :, h])
+        out[b, :, h], lse[b, h] = head_attention(b, h, q[b, :, h], k[b, :, h], v[b, :, h])
     return out, lse
