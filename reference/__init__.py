@@ -1,6 +1,8 @@
 """The reference: attention in float64 NumPy, the truth that every kernel is held against. See README.md."""
 from .attention import attention
+from .bias_gradients import ScoreMod
 from .biases import BIASES, alibi, dense, softcap, t5, t5_bucket
+from .gradients import Gradients, attention_backward, attention_backward_rounded
 from .heads import expand_kv_heads
 from .masks import (
     MASK_KINDS,
@@ -23,10 +25,14 @@ from .tiled import attention_tiled, merge
 __all__ = [
     "BIASES",
     "FORMATS",
+    "Gradients",
     "MASKS",
     "MASK_KINDS",
+    "ScoreMod",
     "alibi",
     "attention",
+    "attention_backward",
+    "attention_backward_rounded",
     "attention_rounded",
     "attention_tiled",
     "bind",

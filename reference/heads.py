@@ -6,16 +6,20 @@ mean that query head h reads kv head `h // (heads // heads_kv)`.
 import numpy as np
 
 
+def group_size(heads, heads_kv):
+    """How many query heads read one kv head, an int. ValueError where heads_kv does not divide heads."""
+    if heads_kv == 0 or heads % heads_kv:
+        raise ValueError(f"heads {heads} is not a multiple of heads_kv {heads_kv}")
+    return heads // heads_kv
+
+
 def expand_kv_heads(x, heads):
     """Repeat the kv heads of x (batch, seqlen, heads_kv, head_dim) so that it has `heads` of them, in GQA
     order.
 
     Returns (batch, seqlen, heads, head_dim) in x's dtype. ValueError where heads_kv does not divide heads.
     """
-    heads_kv = x.shape[2]
-    if heads_kv == 0 or heads % heads_kv:
-        raise ValueError(f"heads {heads} is not a multiple of heads_kv {heads_kv}")
-    return np.repeat(x, heads // heads_kv, axis=2)
+    return np.repeat(x, group_size(heads, x.shape[2]), axis=2)
 
 
 def check_shapes(q, k, v):

@@ -53,14 +53,18 @@ def head_maker(q, k, mask, bias, sink_logits, scale):
     return head
 
 
+def indices(block_m, block_n, q_start=0, kv_start=0):
+    """The indices of block_m queries from q_start on, (block_m, 1), and of block_n keys from kv_start on, (1, block_n)."""
+    return np.arange(q_start, q_start + block_m)[:, None], np.arange(kv_start, kv_start + block_n)[None, :]
+
+
 def score_steps(q, k, head, q_start=0, kv_start=0):
     """`scale * q.k`, then what each bias in turn makes of it: a list of (block_m, block_n) arrays.
 
     q (block_m, head_dim) holds the queries from q_start on, k (block_n, head_dim) the keys from kv_start on; the
     scores have their dtype, whatever a bias returns.
     """
-    q_idx = np.arange(q_start, q_start + len(q))[:, None]
-    kv_idx = np.arange(kv_start, kv_start + len(k))[None, :]
+    q_idx, kv_idx = indices(len(q), len(k), q_start, kv_start)
     steps = [(q @ k.T) * q.dtype.type(head.scale)]
     for modify in head.bias:
         score = np.asarray(modify(steps[-1], head.b, head.h, q_idx, kv_idx)).astype(q.dtype)

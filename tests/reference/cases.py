@@ -3,10 +3,12 @@ scalar functions."""
 import math
 
 import numpy as np
+from hypothesis import strategies as st
 
-from reference import BIASES, MASK_KINDS, bind
+from reference import BIASES, MASK_KINDS, bind, intersection, union
 
 from .brute_force import sees, t5_bucket
+from .problems import SHAPES
 
 WINDOWS = {
     "diagonal": {"left": 0, "right": 0},
@@ -91,3 +93,20 @@ def bias_case(name, seqlen_q, seqlen_k, heads):
     """`(bound bias, scalar (score, b, h, i, j) -> score)` of a case by name."""
     kind, params, scalar = bias_cases(seqlen_q, seqlen_k, heads)[name]
     return bind(BIASES[kind], seqlen_q, seqlen_k, **params), scalar
+
+
+BATCHES_OF_TWO = SHAPES.map(lambda shape: shape._replace(batch=2))
+
+
+def rules(data, shape):
+    """Drawn keyword arguments of attention for a Shape: any combination of masks, up to two biases, maybe sinks."""
+    heads = shape.heads_kv * shape.group
+    names = data.draw(st.lists(st.sampled_from(MASK_NAMES), min_size=1, max_size=2))
+    masks = [mask_case(name, shape.seqlen_q, shape.seqlen_k)[0] for name in names]
+    biases = data.draw(st.lists(st.sampled_from(BIAS_NAMES), max_size=2))
+    return {
+        "mask": data.draw(st.sampled_from([intersection, union]))(*masks),
+        "bias": [bias_case(name, shape.seqlen_q, shape.seqlen_k, heads)[0] for name in biases],
+        "sink_logits": data.draw(st.none() | st.lists(st.floats(-5, 5), min_size=heads, max_size=heads)),
+        "scale": data.draw(st.sampled_from([None, 2.0, -0.3])),
+    }

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from reference import BIASES, bind, t5_bucket
 from reference import biases as reference_biases
+from reference.bias_gradients import BACKWARDS, PARAMETERS
 from reference.biases import bucket_starts
 
 from . import brute_force
@@ -49,6 +50,7 @@ def test_scores_keep_their_dtype(name, dtype):
 def test_every_kind_has_a_case():
     assert {bias_cases(1, 1, 1)[name][0] for name in BIAS_NAMES} == set(BIASES)
     assert all(getattr(reference_biases, kind) is bias for kind, bias in BIASES.items())
+    assert set(BACKWARDS) == set(PARAMETERS) == set(BIASES.values())
 
 
 def test_narrow_dense_biases_are_widened():
