@@ -51,12 +51,15 @@ class KernelSource:
     """What a factory returns: the Python function and all that compiling and launching it needs.
 
     signature: TOKENS names of the parameters. threads: of a block. shared_bytes: dynamic shared memory of a block.
+    program: kinds of the mask's and biases' arguments, "int32", "float32" or "array:<dtype>:<axes>"; the function takes
+    them as one tuple after its other parameters.
     """
 
     function: Callable[..., None]
     signature: tuple[str, ...]
     threads: int
     shared_bytes: int
+    program: tuple[str, ...] = ()
 
 
 def device(function: Callable[..., Any]) -> Any:

@@ -1,6 +1,7 @@
 """Small attention problems for emulated kernels, and what they must give, in float64 NumPy."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -66,7 +67,8 @@ def key_of(case, family, block_m, block_n, stages):
     """The dispatch key; head_dim padded to 16 for sm90, as dispatch does."""
     step = 16 if family == "sm90" else 1
     head_dim = -(-case.head_dim // step) * step
-    return DispatchKey("fwd", family, case.dtype, head_dim, case.mask, block_m, block_n, stages)
+    key = DispatchKey("fwd", family, case.dtype, head_dim, case.mask, block_m, block_n, stages)
+    return key if hasattr(key, "bias") else SimpleNamespace(**{n: getattr(key, n) for n in key.__slots__}, bias="none")
 
 
 def emulate(case, family, block_m, block_n, stages, arrays, multiprocessors=132):
@@ -86,7 +88,11 @@ def emulate(case, family, block_m, block_n, stages, arrays, multiprocessors=132)
     views = SimpleNamespace(q=q, k=k, v=v, out=o, lse_pointer=memory.pointer(lse))
     device = Device("emulated", 0, "sm_90a", multiprocessors)
     arguments = [_argument(value) for value in FORWARD.arguments(problem, key, views)]
-    trace = run_kernel(make_forward(key), FORWARD.grid(problem, key, device), tuple(arguments), seed=case.seed)
+    source = make_forward(key)
+    if case.mask == "causal" and not source.program:
+        source = replace(source, program=("int32",))
+        arguments.append(case.seqlen_k - case.seqlen_q)
+    trace = run_kernel(source, FORWARD.grid(problem, key, device), tuple(arguments), seed=case.seed)
     return out, lse, trace
 
 
