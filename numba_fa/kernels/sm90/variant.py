@@ -39,7 +39,7 @@ def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int,
 
 def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[object, ...]:
     return (
-        TensorMap(arrays.q, key.block_m, ATOM_COLUMNS),
+        TensorMap(arrays.q, 64, ATOM_COLUMNS),
         TensorMap(arrays.k, key.block_n, ATOM_COLUMNS),
         TensorMap(arrays.v, key.block_n, ATOM_COLUMNS),
         TensorMap(arrays.out, 64, ATOM_COLUMNS),
