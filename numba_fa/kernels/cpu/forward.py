@@ -16,9 +16,11 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
 from numba_fa.kernels.cpu.blas import COLS, ROWS, add_product, round_up
-from numba_fa.kernels.cpu.convert import FROM_FLOAT32, INFINITY_BITS, TO_FLOAT32, bits_of, exp2
-from numba_fa.kernels.cpu.hooks import LOG2_E, MINUS_INFINITY, NEXT_KEYS, ON_TILE, PACKED, leave, make_hide, make_modify, make_next_keys
-from numba_fa.kernels.cpu.launch_arguments import pack
+from numba_fa.kernels.cpu.convert import FROM_FLOAT32, INFINITY_BITS, TO_FLOAT32, bits_of
+from numba_fa.kernels.cpu.elementary import exp2
+from numba_fa.kernels.cpu.hooks import LOG2_E, MINUS_INFINITY, NEXT_KEYS, ON_TILE, Hooks, leave, make_hooks
+from numba_fa.kernels.cpu.launch_arguments import PACKED, pack
+from numba_fa.kernels.cpu.tokens import tokens_of
 
 LN_2 = np.float32(math.log(2.0))
 # Numba's workqueue layer, all there is without OpenMP and TBB, ends the process when two threads enter parallel code.
@@ -136,7 +138,7 @@ def _make_tile_steps(to_float32, from_float32):
 
 
 def _task_signature(storage):
-    """Types of one task: q, k, v, out, lse, sinks; packed arguments of mask and bias; the three hooks; factor; batch,
+    """Types of one task: q, k, v, out, lse, sinks; packed launch arguments; the three hooks; factor; batch,
     head and query block.
 
     Arrays of any strides and alignment, inputs perhaps read-only (a broadcast view is); lse (batch, heads, seqlen_q)
@@ -147,37 +149,37 @@ def _task_signature(storage):
     x = array(storage, 4, True)
     out, lse, sinks = array(storage, 4, False), array(types.float32, 3, False), array(types.float32, 1, True)
     pointers = [types.FunctionType(hook) for hook in (NEXT_KEYS, ON_TILE, ON_TILE)]
-    return types.void(x, x, x, out, lse, sinks, PACKED, PACKED, *pointers, types.float32, *[types.intp] * 3)
+    return types.void(x, x, x, out, lse, sinks, PACKED, *pointers, types.float32, *[types.intp] * 5)
 
 
 @lru_cache
-def _compiled(dtype, block_m, block_n):
-    """``run`` for a dtype and a tile, which computes every mask and bias by hooks; and its storage dtype."""
+def _compiled(dtype):
+    """``run`` for a dtype: any tile, and every mask and bias by hooks."""
     load_queries, load_rows, store = _make_tile_steps(TO_FLOAT32[dtype], FROM_FLOAT32[dtype])
     task = _task_signature(from_dtype(np.dtype(STORAGE[dtype])))
-    ROOM_M, ROOM_N = round_up(block_m, COLS), round_up(block_n, ROWS)
-    # 16 more floats a line: with 64, a column of blocks falls into a quarter of the first-level cache's sets.
-    LINE_M = ROOM_M + COLS
 
     @njit(task, error_model="numpy", fastmath={"contract"})
-    def attend(q, k, v, out, lse, sinks, mask_args, bias_args, next_keys, hide, modify, factor, batch, head, block):
+    def attend(q, k, v, out, lse, sinks, packed, next_keys, hide, modify, factor, block_m, block_n, batch, head,
+               block):
         """Compute one query block of one head; shapes as in ``_task_signature``."""
         seqlen_q, heads, head_dim = q.shape[1:]
         seqlen_k, heads_kv = k.shape[1:3]
         head_kv = head // (heads // heads_kv)
         start = block * block_m
         rows = min(block_m, seqlen_q - start)
-        cols = (rows + COLS - 1) // COLS * COLS
+        cols = round_up(rows, COLS)
 
-        room_d = (head_dim + ROWS - 1) // ROWS * ROWS
-        q_t = np.empty((head_dim, LINE_M), np.float32)
-        keys = np.zeros((ROOM_N, head_dim), np.float32)
-        values = np.zeros((ROOM_N, room_d), np.float32)
-        scores = np.empty((ROOM_N, LINE_M), np.float32)
-        acc = np.zeros((room_d, LINE_M), np.float32)
-        row_max = np.full(LINE_M, MINUS_INFINITY, np.float32)
-        row_sum = np.zeros(LINE_M, np.float32)
-        rescale = np.empty(LINE_M, np.float32)
+        room_d, room_n = round_up(head_dim, ROWS), round_up(block_n, ROWS)
+        # 16 more floats a line: with 64, a column of blocks falls into a quarter of the first-level cache's sets.
+        line = round_up(block_m, COLS) + COLS
+        q_t = np.empty((head_dim, line), np.float32)
+        keys = np.zeros((room_n, head_dim), np.float32)
+        values = np.zeros((room_n, room_d), np.float32)
+        scores = np.empty((room_n, line), np.float32)
+        acc = np.zeros((room_d, line), np.float32)
+        row_max = np.full(line, MINUS_INFINITY, np.float32)
+        row_sum = np.zeros(line, np.float32)
+        rescale = np.empty(line, np.float32)
         if sinks.size and sinks[head] != MINUS_INFINITY:
             # A sink is a key seen by all whose value is zero.
             row_max[:], row_sum[:] = sinks[head] * np.float32(LOG2_E), np.float32(1.0)
@@ -185,7 +187,7 @@ def _compiled(dtype, block_m, block_n):
         load_queries(q, batch, head, start, rows, factor, q_t)
         end = seqlen_k
         while end > 0:
-            verdict = next_keys(batch, head, start, start + rows - 1, end - 1, block_n, mask_args)
+            verdict = next_keys(batch, head, start, start + rows - 1, end - 1, block_n, packed)
             if verdict < 0:
                 break
             last, masked = verdict >> 1, verdict & 1 == 0
@@ -195,16 +197,16 @@ def _compiled(dtype, block_m, block_n):
             load_rows(v, batch, head_kv, first, count, values)
             scores[:, :] = np.float32(0.0)
             add_product(q_t, keys, head_dim, 1, scores, count, cols, head_dim)
-            modify(scores, batch, head, start, first, count, rows, bias_args)
+            modify(scores, batch, head, start, first, count, rows, packed)
             if masked:
-                hide(scores, batch, head, start, first, count, rows, mask_args)
+                hide(scores, batch, head, start, first, count, rows, packed)
             online_softmax(scores, row_max, row_sum, rescale, count, cols)
             for e in range(head_dim):
                 for i in range(cols):
                     acc[e, i] *= rescale[i]
             if masked and has_non_finite(values, count):
-                shown = np.zeros((ROOM_N, LINE_M), np.float32)
-                hide(shown, batch, head, start, first, count, rows, mask_args)
+                shown = np.zeros((room_n, line), np.float32)
+                hide(shown, batch, head, start, first, count, rows, packed)
                 add_visible_product(scores, values, acc, shown, count, cols)
             else:
                 add_product(scores, values, 1, room_d, acc, room_d, cols, count)
@@ -218,7 +220,7 @@ def _compiled(dtype, block_m, block_n):
 
     # The task is called through a pointer: inlined, LLVM would optimise it three times (7.0 s against 4.2 s).
     @njit(types.void(types.FunctionType(task), *task.args[:-3], PACKED), parallel=True, error_model="numpy")
-    def run(attend, q, k, v, out, lse, sinks, mask_args, bias_args, next_keys, hide, modify, factor, taken):
+    def run(attend, q, k, v, out, lse, sinks, packed, next_keys, hide, modify, factor, block_m, block_n, taken):
         blocks = (q.shape[1] + block_m - 1) // block_m
         tasks = q.shape[0] * q.shape[2] * blocks
         for _ in prange(get_num_threads()):
@@ -226,40 +228,47 @@ def _compiled(dtype, block_m, block_n):
             while index < tasks:
                 # Later queries see more keys under a causal mask: the costliest blocks of a head come first.
                 sequence, block = index // blocks, blocks - 1 - index % blocks
-                attend(q, k, v, out, lse, sinks, mask_args, bias_args, next_keys, hide, modify, factor,
-                       sequence // q.shape[2], sequence % q.shape[2], block)
+                attend(q, k, v, out, lse, sinks, packed, next_keys, hide, modify, factor, block_m,
+                       block_n, sequence // q.shape[2], sequence % q.shape[2], block)
                 index = take(taken)
 
     return partial(run, attend)
 
 
-def make_forward(*, dtype: str, mask, bias, block_m: int, block_n: int):
-    """The forward for one dtype, mask and bias. Another mask or bias compiles its hooks alone.
+def make_forward(*, dtype: str, hooks: Hooks, block_m: int, block_n: int):
+    """The forward for one dtype, mask and bias.
 
-    Args: ``dtype`` "fp32", "fp16" or "bf16"; ``mask``, ``bias`` Programs compiled by ``hooks.device``, the one for its
-    mask, the other for its biases under a full mask; ``block_m`` queries by ``block_n`` keys is the tile. Any positive
-    sizes work; multiples of 16 and 4 waste nothing.
+    Args: ``dtype`` "fp32", "fp16" or "bf16"; ``hooks`` of the mask and the biases; ``block_m`` queries by ``block_n``
+    keys is the tile. Any positive sizes work; multiples of 16 and 4 waste nothing. Compiles once a dtype.
 
-    Returns ``forward(q, k, v, out, lse, scale, *aux)`` on NumPy arrays: q, out (batch, seqlen_q, heads, head_dim),
+    Returns ``forward(q, k, v, out, lse, scale, aux)`` on NumPy arrays: q, out (batch, seqlen_q, heads, head_dim),
     k, v (batch, seqlen_k, heads_kv, head_dim), any strides with the last axis contiguous, all float32, or
-    float16, or uint16 bit patterns of bfloat16; lse (batch, heads, seqlen_q) float32 or None; aux the values of the
-    mask's tokens, then of the biases', bfloat16 as uint16. ``out`` and ``lse`` are written in place: lse is the natural
-    logarithm, and a query that sees no key gets out 0 and lse -inf.
+    float16, or uint16 bit patterns of bfloat16; lse (batch, heads, seqlen_q) float32 or None; aux a tuple
+    of the launch arguments that ``hooks.tokens`` list. ``out`` and ``lse`` are written in place: lse is the natural logarithm, and a
+    query that sees no key gets out 0 and lse -inf, or the sink's logit.
 
     Raises KeyError for another dtype.
     """
-    run, storage = _compiled(dtype, block_m, block_n), STORAGE[dtype]
-    hooks = (make_next_keys(mask), make_hide(mask), leave if bias.modify is None else make_modify(bias))
-    base = LOG2_E if bias.modify is None else 1.0
-    masked = len(mask.tokens)
+    run, storage = _compiled(dtype), STORAGE[dtype]
+    modify, base = (leave, LOG2_E) if hooks.modify is None else (hooks.modify, 1.0)
 
-    def forward(q, k, v, out, lse, scale, *aux):
-        """Write softmax(scale * q k^T) v into ``out`` and, unless None, its log-sum-exp into ``lse``."""
+    def forward(q, k, v, out, lse, scale, aux=()):
+        """Write softmax(bias(scale * q k^T)) v into ``out`` and, unless None, its log-sum-exp into ``lse``."""
         lse = np.empty((0, 0, 0), np.float32) if lse is None else lse
-        sinks = aux[-1] if bias.sink else np.empty(0, np.float32)
-        arrays = (x.view(storage) for x in (q, k, v, out))
-        packed = pack(mask.tokens, aux[:masked]), pack(bias.tokens, aux[masked:])
+        sinks = np.empty(0, np.float32) if hooks.sink is None else aux[hooks.sink]
+        arrays, packed = (x.view(storage) for x in (q, k, v, out)), pack(hooks.tokens, aux)
         with _ONE_AT_A_TIME:
-            run(*arrays, lse, sinks, *packed, *hooks, np.float32(scale * base), np.zeros(1, np.int64))
+            run(*arrays, lse, sinks, packed, hooks.next_keys, hooks.hide, modify, np.float32(scale * base),
+                block_m, block_n, np.zeros(1, np.int64))
 
     return forward
+
+
+def forward_of(key):
+    """The forward for a DispatchKey, taking q, k, v, out, lse, scale and the tuple of what mask and biases pass.
+
+    Compiled once a dtype for all head_dims; once a mask and bias its hooks.
+    """
+    bias = getattr(key, "bias", "none")
+    hooks = make_hooks(key.mask, bias, tokens_of(key.mask, bias))
+    return make_forward(dtype=key.dtype, hooks=hooks, block_m=key.block_m, block_n=key.block_n)

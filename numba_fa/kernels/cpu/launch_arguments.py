@@ -15,6 +15,7 @@ from numba.np.numpy_support import from_dtype
 
 from numba_fa.kernels.cpu.convert import bfloat16_to_float32, float16_to_float32
 
+PACKED = types.Array(types.int64, 1, "C")
 NUMBERS = {"int32": types.int32, "float32": types.float32}
 _WIDEN = {"bfloat16": bfloat16_to_float32, "float16": float16_to_float32}
 _ARRAY_HEADER = 5
