@@ -31,7 +31,8 @@ def numpy_view(view: ArrayView) -> np.ndarray:
 
 def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[object, ...]:
     views = [numpy_view(view) for view in (arrays.q, arrays.k, arrays.v, arrays.out)]
-    return (*views, numpy_view(arrays.lse) if arrays.lse else None, problem.scale)
+    program = (problem.seqlen_k - problem.seqlen_q,) if problem.mask.kind == "causal" else ()
+    return (*views, numpy_view(arrays.lse) if arrays.lse else None, problem.scale, program)
 
 
 def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
