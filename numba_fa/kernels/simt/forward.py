@@ -166,4 +166,4 @@ def make_forward(key: DispatchKey) -> KernelSource:
                     st_global_f32(address, natural_lse(shift, total))
 
     shared_bytes = 4 * (P_AT + BLOCK_M * P_WIDTH)
-    return KernelSource(forward_simt, signature(key.dtype), THREADS, shared_bytes)
+    return KernelSource(forward_simt, signature(key.dtype), THREADS, shared_bytes, program.tokens)

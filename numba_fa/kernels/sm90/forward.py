@@ -65,4 +65,4 @@ def make_forward(key: DispatchKey) -> KernelSource:
             consume(tensor_map(out), int64(lse), base, barriers, int32(warpgroup - 1), tiles, heads, batch,
                     seqlen_q, seqlen_k, together, scale, aux)  # fmt: skip
 
-    return KernelSource(forward_sm90, SIGNATURE, shape.threads, shape.shared_bytes)
+    return KernelSource(forward_sm90, SIGNATURE, shape.threads, shape.shared_bytes, program.tokens)
