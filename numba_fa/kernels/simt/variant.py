@@ -19,6 +19,11 @@ def signature(dtype: str) -> tuple[str, ...]:
     return (*[element] * 4, "pointer", *["int64"] * 12, *["int32"] * 4, "float32")
 
 
+def _configure(problem: Problem) -> DispatchKey:
+    dtype, mask, bias = problem.dtype.name, problem.mask.name, problem.bias_name
+    return key_for("fwd", "simt", dtype, problem.head_dim, mask, bias)
+
+
 def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
     return (-(-problem.seqlen_q // key.block_m), problem.heads, problem.batch)
 
@@ -56,7 +61,7 @@ FORWARD = Variant(
     alignment=1,
     source="numba_fa.kernels.simt.forward:make_forward",
     signature=signature,
-    configure=lambda problem: key_for("fwd", "simt", problem.dtype.name, problem.head_dim, problem.mask.kind),
+    configure=_configure,
     grid=_grid,
     arguments=_arguments,
     limits=_limits,

@@ -22,7 +22,8 @@ _LOG2_E = math.log2(math.e)
 
 def _configure(problem: Problem) -> DispatchKey:
     # wgmma sums 16 at a time; TMA fills with zeros what a narrower head lacks.
-    return key_for("fwd", "sm90", problem.dtype.name, round_up(problem.head_dim, 16), problem.mask.kind)
+    dtype, mask, bias = problem.dtype.name, problem.mask.name, problem.bias_name
+    return key_for("fwd", "sm90", dtype, round_up(problem.head_dim, 16), mask, bias)
 
 
 def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
