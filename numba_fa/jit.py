@@ -13,8 +13,7 @@ from numba.cuda.datamodel import models
 from numba.cuda.extending import register_model
 
 __all__ = [
-    "TOKENS", "KernelSource", "TensorMapType", "cuda", "device", "float32", "int32", "int64", "parameter_types", "uint16",
-    "uint32", "uint8",
+    "TOKENS", "KernelSource", "TensorMapType", "cuda", "device", "float32", "int32", "int64", "uint16", "uint32", "uint8",
 ]  # fmt: skip
 
 float32, int32, int64, uint16, uint32, uint8 = (
@@ -63,26 +62,27 @@ TOKENS: dict[str, Any] = _Tokens({
 })  # fmt: skip
 
 
-def parameter_types(source: KernelSource) -> list[Any]:
-    """The types of a kernel's parameters: its own, then the program's arguments as one tuple, if it takes that."""
-    own = [TOKENS[token] for token in source.signature]
-    return own if source.program is None else [*own, types.Tuple([TOKENS[token] for token in source.program])]
-
-
 @dataclass(frozen=True)
 class KernelSource:
     """What a factory returns: the Python function and all that compiling and launching it needs.
 
     signature: TOKENS names of the parameters. threads: of a block. shared_bytes: dynamic shared memory of a block.
-    program: TOKENS names of what mask and biases pass, which the function takes as one tuple, its last parameter, even
-    when that is empty; None for a function without it.
+    program: TOKENS names of what mask and biases pass, which the function takes as one tuple, its last parameter; a
+    function may take an empty one.
     """
 
     function: Callable[..., None]
     signature: tuple[str, ...]
     threads: int
     shared_bytes: int
-    program: tuple[str, ...] | None = None
+    program: tuple[str, ...] = ()
+
+    @property
+    def types(self) -> list[Any]:
+        """The types of the parameters."""
+        own = [TOKENS[token] for token in self.signature]
+        takes_program = self.program or self.function.__code__.co_argcount > len(own)
+        return [*own, types.Tuple([TOKENS[token] for token in self.program])] if takes_program else own
 
 
 def device(function: Callable[..., Any]) -> Any:

@@ -94,10 +94,8 @@ def _lower(source: Any, arch: str, lto: bool) -> Any:
     from numba.cuda import types  # type: ignore[attr-defined]
     from numba.cuda.compiler import _compile_pyfunc_with_fixup  # type: ignore[attr-defined]
 
-    from numba_fa.jit import parameter_types
-
     library, _ = _compile_pyfunc_with_fixup(
-        source.function, types.void(*parameter_types(source)), device=False, cc=_capability(arch),  # type: ignore[attr-defined]
+        source.function, types.void(*source.types), device=False, cc=_capability(arch),  # type: ignore[attr-defined]
         abi="numba", launch_bounds=(source.threads, 1), lto=lto,
     )  # fmt: skip
     _pass_tensor_maps_by_value(library, source.signature)

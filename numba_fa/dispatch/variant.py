@@ -9,8 +9,12 @@ from typing import Any
 
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import NO_BIAS, DispatchKey
+from numba_fa.problem import biases, masks
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.problem import Problem
+
+# What a kernel computes that takes a program (`flash/program.py`).
+MASKS, BIASES = tuple(masks.KINDS), tuple(biases.KINDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,12 @@ import numpy as np
 from numba_fa.emulator.arrays import SharedArray
 from numba_fa.emulator.errors import EmulationError, HazardError
 from numba_fa.emulator.memory import TensorMap
+from numba_fa.emulator.namespace import Cast
 from numba_fa.emulator.shared import swizzle_128
 from numba_fa.emulator.threads import current
 
 _TMA_ALIGNMENT = 128
+_INT32 = Cast("int32")
 
 
 def st_global_f32(address: int, value: np.float32) -> None:
@@ -21,6 +23,16 @@ def st_global_f32(address: int, value: np.float32) -> None:
     if memory is None:
         raise EmulationError(f"store to {int(address):#x}, and the kernel was given no pointer")
     memory.store(int(address), np.float32(value))
+
+
+def st_shared_u32(address: int, value: int) -> None:
+    """Store a word; HazardError when another thread touches it with no barrier between."""
+    _word(int(address))[0] = _INT32(value)
+
+
+def ld_shared_u32(address: int) -> int:
+    """Load a word, as int32; HazardError when nobody wrote it, or another thread did with no barrier between."""
+    return int(_word(int(address))[0])
 
 
 def shared_address(array: SharedArray) -> int:
@@ -85,6 +97,14 @@ def fence_proxy_async() -> None:
     current().block.shared.fence(current().index)
 
 
+def _word(address: int) -> SharedArray:
+    """The int32 at an address, as a shared array's first element."""
+    block = current().block
+    if address % 4 or not block.shared.base <= address <= block.shared.limit - 4:
+        raise EmulationError(f"word at {address:#x}: misaligned or outside shared memory")
+    return block.shared_array(_INT32.dtype, address)
+
+
 def _wait_stores(name: str) -> None:
     block = current().block
 
@@ -110,6 +130,6 @@ def _require_map(descriptor: Any) -> None:
 
 
 TWINS = (
-    st_global_f32, shared_address, tensor_map, prefetch_tensormap, tma_load, tma_store, bulk_commit_group,
-    bulk_wait_group_read, bulk_wait_group, fence_proxy_async,
+    st_global_f32, st_shared_u32, ld_shared_u32, shared_address, tensor_map, prefetch_tensormap, tma_load, tma_store,
+    bulk_commit_group, bulk_wait_group_read, bulk_wait_group, fence_proxy_async,
 )  # fmt: skip

@@ -7,11 +7,12 @@ The running maximum is of unscaled scores; `scale_log2` is scale * log2(e). A ro
 import numpy as np
 
 from numba_fa.jit import device
-from numba_fa.ptx.math import lg2_approx, rcp_approx
+from numba_fa.ptx.math import ex2_approx, fmax, lg2_approx, rcp_approx
 
 NEG_INF = np.float32(-np.inf)
 ZERO = np.float32(0)
 LN2 = np.float32(0.6931471805599453)
+LOG2_E = np.float32(1.4426950408889634)
 
 
 @device
@@ -27,6 +28,21 @@ def inverse_sum(row_sum):
 
 
 @device
-def natural_lse(row_max, row_sum, scale_log2):
-    """log(sum(exp(scores))): natural log, -inf for a row that has seen nothing."""
-    return (shift_of(row_max, scale_log2) + lg2_approx(row_sum)) * LN2
+def natural_lse(shift, row_sum):
+    """log(sum(exp(scores))) of row_sum = sum(2 ** (score - shift)): natural log, -inf for a row that has seen nothing."""
+    return (shift + lg2_approx(row_sum)) * LN2
+
+
+@device
+def with_sink(row_max, row_sum, scale_log2, logit):
+    """(shift, row sum, factor of the output) once a sink's logit has joined the softmax's denominator.
+
+    A row that has seen no key has the sink alone: its output is 0 and its LSE the logit.
+    """
+    sink = logit * LOG2_E
+    seen = row_max * scale_log2
+    shift = fmax(seen, sink)
+    shift = ZERO if shift == NEG_INF else shift
+    keep = ex2_approx(seen - shift)
+    total = row_sum * keep + ex2_approx(sink - shift)
+    return shift, total, keep * inverse_sum(total)

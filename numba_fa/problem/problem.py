@@ -14,12 +14,10 @@ from numba_fa.problem.declared import array_faults
 from numba_fa.problem.dtypes import DType, dtype_named
 from numba_fa.problem.masks import MASKS, Mask, mask_named
 from numba_fa.problem.overlap import overlap, overlaps_itself, same_place
+from numba_fa.problem.tokens import SINK
 
 # Kernels multiply scores by scale * log2(e) in float32.
 _MOST_SCALE = float.fromhex("0x1.fffffep127") / math.log2(math.e)
-
-
-SINK_TOKEN = "array:float32:1"
 
 
 class CallSizes(NamedTuple):
@@ -75,7 +73,7 @@ class Problem:
     def program_tokens(self) -> tuple[str, ...]:
         """Kinds of the launch arguments of mask, biases and sink_logits, which a kernel takes as one tuple, last."""
         tokens = [token for part in (self.mask, *self.biases) for token in part.tokens]
-        return (*tokens, *([SINK_TOKEN] if self.sink_logits else []))
+        return (*tokens, *([SINK] if self.sink_logits else []))
 
     @property
     def program_arguments(self) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Shared addresses, global stores and reinterpreted bits."""
+"""Shared addresses and words, global stores and reinterpreted bits."""
 
 from typing import Any
 
@@ -8,6 +8,9 @@ from numba.cuda import types
 from numba_fa.ptx.core import I32, I64, Op, assembly, define, make
 
 st_global_f32 = define(Op("st_global_f32", "lf", "st.global.f32 [$0], $1;"))
+# A 32-bit word of shared memory, by its shared address: what threads tell each other beside their barriers.
+st_shared_u32 = define(Op("st_shared_u32", "rr", "st.shared.u32 [$0], $1;"))
+ld_shared_u32 = define(Op("ld_shared_u32", "r", "ld.shared.u32 $0, [$1];", "r"))
 bits_to_float = define(
     Op("bits_to_float", "r", "mov.b32 $0, $1;", "f", effects=False),
     twin=lambda bits: np.uint32(int(bits) & 0xFFFFFFFF).view(np.float32),

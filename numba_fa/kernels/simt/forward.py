@@ -4,18 +4,52 @@ A block of 16 x 16 threads owns BLOCK_M queries of one head. Thread (x, y) compu
 ... against the keys x, x + 16, ..., and of the output the columns x, x + 16, ... of its queries.
 """
 
+from typing import Any
+
 import numpy as np
 
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.flash.convert import CONVERSIONS
-from numba_fa.flash.masks import DEVICE_MASKS
-from numba_fa.flash.online_softmax import NEG_INF, ZERO, inverse_sum, natural_lse, shift_of
+from numba_fa.flash.online_softmax import LOG2_E, NEG_INF, ZERO, natural_lse, shift_of
+from numba_fa.flash.program import Program, make_program
+from numba_fa.flash.sink import make_join_sink
 from numba_fa.jit import KernelSource, cuda, device, float32, int32
 from numba_fa.kernels.simt.variant import signature
+from numba_fa.problem.tokens import tokens_of
 from numba_fa.ptx.math import ex2_approx
 from numba_fa.ptx.memory import st_global_f32
 
 SIDE = 16  # threads along either axis of a block
+
+
+def make_judge(program: Program) -> Any:
+    """judge(score, scale, seen, index, head, q_idx, kv_idx, last_key, aux) -> scaled, biased and masked score.
+
+    seen: whether the whole tile is visible. Without biases the scale is left to the softmax.
+    """
+    visible, modify = program.visible, program.modify
+
+    @device
+    def mask(score, seen, index, head, q_idx, kv_idx, last_key, aux):
+        if seen:
+            return score
+        inside = kv_idx <= last_key
+        return score if inside and visible(index, head, q_idx, min(kv_idx, last_key), aux) else NEG_INF
+
+    if modify is None:
+
+        @device
+        def judge(score, scale, seen, index, head, q_idx, kv_idx, last_key, aux):
+            return mask(score, seen, index, head, q_idx, kv_idx, last_key, aux)
+
+        return judge
+
+    @device
+    def judge_biased(score, scale, seen, index, head, q_idx, kv_idx, last_key, aux):
+        score = float32(modify(score * scale, index, head, q_idx, min(kv_idx, last_key), aux))
+        return mask(score, seen, index, head, q_idx, kv_idx, last_key, aux)
+
+    return judge_biased
 
 
 def make_forward(key: DispatchKey) -> KernelSource:
@@ -25,7 +59,9 @@ def make_forward(key: DispatchKey) -> KernelSource:
     WIDTH = COLUMNS * SIDE + 1  # of a row in shared memory; odd, so that 16 rows lie in 16 different banks
     K_AT, P_AT = BLOCK_M * WIDTH, (BLOCK_M + BLOCK_N) * WIDTH  # K and V take turns in one room
     P_WIDTH = BLOCK_N + 1
-    row_end = device(DEVICE_MASKS[key.mask].row_end)
+    program = make_program(key.mask, key.bias, device)
+    reach, whole, judge, join_sink = program.reach, program.whole, make_judge(program), make_join_sink(program)
+    BIASED = program.modify is not None
     _, load, store = CONVERSIONS[key.dtype]
 
     @device
@@ -52,7 +88,7 @@ def make_forward(key: DispatchKey) -> KernelSource:
 
     def forward_simt(
         q, k, v, out, lse, q_batch, q_seq, q_head, k_batch, k_seq, k_head, v_batch, v_seq, v_head,
-        o_batch, o_seq, o_head, heads, heads_kv, seqlen_q, seqlen_k, scale_log2,
+        o_batch, o_seq, o_head, heads, heads_kv, seqlen_q, seqlen_k, scale, aux,
     ):  # fmt: skip
         shared = cuda.shared.array(0, float32)
         scores = cuda.local.array((ROWS, KEYS), float32)
@@ -71,16 +107,21 @@ def make_forward(key: DispatchKey) -> KernelSource:
                 output[r, c] = ZERO
         load_tile(shared, q, index * q_batch + first * q_seq + head * q_head, q_seq, seqlen_q - first, thread, BLOCK_M)
 
-        end = row_end(min(first + BLOCK_M, seqlen_q) - 1, seqlen_q, seqlen_k)
-        for start in range(0, end, BLOCK_N):
+        last = min(first + BLOCK_M, seqlen_q) - 1
+        scale_log2 = LOG2_E if BIASED else scale
+        kv_idx = reach(index, head, first, last, seqlen_k - 1, aux)
+        while kv_idx >= 0:
+            start = kv_idx // BLOCK_N * BLOCK_N
+            end = start + BLOCK_N - 1
+            seen = end < seqlen_k and whole(index, head, first, last, start, end, aux)
             k_start = index * k_batch + start * k_seq + head_kv * k_head
             load_tile(shared[K_AT:], k, k_start, k_seq, seqlen_k - start, thread, BLOCK_N)
             cuda.syncthreads()
             multiply_scores(scores, shared, x, y)
             for r in range(ROWS):
-                visible = row_end(first + y + SIDE * r, seqlen_q, seqlen_k) - start
+                q_idx = min(first + y + SIDE * r, seqlen_q - 1)
                 for n in range(KEYS):
-                    score = scores[r, n] if x + SIDE * n < visible else NEG_INF
+                    score = judge(scores[r, n], scale, seen, index, head, q_idx, start + x + SIDE * n, seqlen_k - 1, aux)
                     shared[P_AT + (y + SIDE * r) * P_WIDTH + x + SIDE * n] = score
                     scores[r, n] = score
             cuda.syncthreads()  # scores are there, K has been read
@@ -111,18 +152,19 @@ def make_forward(key: DispatchKey) -> KernelSource:
                     for c in range(COLUMNS):
                         output[r, c] += weight * shared[K_AT + n * WIDTH + x + SIDE * c]
             cuda.syncthreads()  # V and weights have been read
+            kv_idx = reach(index, head, first, last, start - 1, aux) if start > 0 else -1
 
         for r in range(ROWS):
             row = first + y + SIDE * r
             if row < seqlen_q:
-                factor = inverse_sum(row_sum[r])
+                shift, total, factor = join_sink(row_max[r], row_sum[r], scale_log2, head, aux)
                 at = index * o_batch + row * o_seq + head * o_head
                 for c in range(COLUMNS):
                     if x + SIDE * c < HEAD_DIM:
                         out[at + x + SIDE * c] = store(output[r, c] * factor)
                 if lse != 0 and x == 0:
                     address = lse + (np.int64(index * heads + head) * seqlen_q + row) * 4
-                    st_global_f32(address, natural_lse(row_max[r], row_sum[r], scale_log2))
+                    st_global_f32(address, natural_lse(shift, total))
 
     shared_bytes = 4 * (P_AT + BLOCK_M * P_WIDTH)
-    return KernelSource(forward_simt, signature(key.dtype), THREADS, shared_bytes)
+    return KernelSource(forward_simt, signature(key.dtype), THREADS, shared_bytes, tokens_of(key.mask, key.bias))

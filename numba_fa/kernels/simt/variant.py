@@ -7,7 +7,7 @@ import math
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.tuning import key_for
-from numba_fa.dispatch.variant import Arrays, Variant
+from numba_fa.dispatch.variant import BIASES, MASKS, Arrays, Variant
 from numba_fa.problem.problem import Problem
 
 _LOG2_E = math.log2(math.e)
@@ -38,7 +38,7 @@ def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[obje
         problem.heads_kv,
         problem.seqlen_q,
         problem.seqlen_k,
-        problem.scale * _LOG2_E,
+        problem.scale if problem.biases else problem.scale * _LOG2_E,
     )
 
 
@@ -57,7 +57,7 @@ FORWARD = Variant(
     family="simt",
     dtypes=("fp32", "fp16", "bf16"),
     head_dims=range(8, 257, 8),
-    masks=("full", "causal"),
+    masks=MASKS,
     alignment=1,
     source="numba_fa.kernels.simt.forward:make_forward",
     signature=signature,
@@ -65,4 +65,7 @@ FORWARD = Variant(
     grid=_grid,
     arguments=_arguments,
     limits=_limits,
+    biases=BIASES,
+    sink=True,
+    programmed=True,
 )

@@ -10,14 +10,14 @@ from numba_fa.ptx.mbarrier import mbarrier_arrive
 from numba_fa.ptx.memory import st_global_f32
 from numba_fa.ptx.tma import bulk_commit_group, bulk_wait_group_read, fence_proxy_async, tma_store
 from numba_fa.ptx.warp import bar_sync
-from numba_fa.tile.pipeline import HELD_EMPTY
 
 
 def make_epilogue(shape: Shape) -> tuple[Any, Any]:
     """(write_out, write_lse) for `shape`.
 
-    write_out(map, output, base, barriers, consumer, tile, head, index) starts the store of 64 normalised rows.
-    write_lse(address, q_idx, seqlen_q, row_max, row_sum, scale_log2) stores one row's LSE if the row exists.
+    write_out(map, output, base, q_empty, consumer, tile, head, index) starts the store of 64 normalised rows; where O
+    lies in Q's room, it arrives at q_empty once the store has read it.
+    write_lse(address, q_idx, seqlen_q, shift, row_sum) stores one row's LSE if the row exists.
     """
     ATOMS, BLOCK_M, O_IN_Q, O_ATOM = shape.atoms, shape.key.block_m, shape.o_in_q, shape.o_atom
     O_OFFSET = shape.o_offset
@@ -26,7 +26,7 @@ def make_epilogue(shape: Shape) -> tuple[Any, Any]:
     stmatrix = make_stmatrix(shape.key.head_dim // 2, shape.key.dtype)
 
     @device
-    def write_out(out, output, base, barriers, consumer, tile, head, index):
+    def write_out(out, output, base, q_empty, consumer, tile, head, index):
         thread = int32(cuda.threadIdx.x & 127)
         lane = thread & 31
         room = int32(base + O_OFFSET + consumer * O_CONSUMER)
@@ -44,11 +44,11 @@ def make_epilogue(shape: Shape) -> tuple[Any, Any]:
             bulk_commit_group()
             if O_IN_Q:
                 bulk_wait_group_read()
-                mbarrier_arrive(barriers + HELD_EMPTY)
+                mbarrier_arrive(q_empty)
 
     @device
-    def write_lse(address, q_idx, seqlen_q, row_max, row_sum, scale_log2):
+    def write_lse(address, q_idx, seqlen_q, shift, row_sum):
         if q_idx < seqlen_q:
-            st_global_f32(address, natural_lse(row_max, row_sum, scale_log2))
+            st_global_f32(address, natural_lse(shift, row_sum))
 
     return write_out, write_lse

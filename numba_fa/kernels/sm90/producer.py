@@ -1,65 +1,101 @@
-"""The Hopper forward's producer: one thread that keeps the ring of key and value tiles full."""
+"""The Hopper forward's producer: one thread that decides which key tiles are visited and keeps the ring full of them."""
 
-from collections.abc import Callable
 from typing import Any
 
+from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.shape import Shape
 from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
+from numba_fa.ptx.memory import st_shared_u32
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
-from numba_fa.tile.pipeline import EMPTY, HELD_EMPTY, HELD_FULL, RING, SECOND, SLOT
+from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, SECOND, SLOT, message_offset, ring_offset
+from numba_fa.tile.scheduler import locate, turn_of
+
+# A message says of a key tile: bits 0 to 2, whether consumer 0, 1, 2 must mask it; whether it is the last of its tile of
+# queries; from BLOCK up, its number.
+LAST, BLOCK = 8, 4
 
 
-def make_producer(shape: Shape, row_end: Callable[..., Any], schedule: tuple[Any, Any]) -> Any:
-    """produce(q, k, v, base, barriers, tiles, heads, heads_kv, batch, seqlen_q, seqlen_k, together) loads every tile."""
+def make_producer(shape: Shape, program: Program) -> Any:
+    """produce(q, k, v, base, barriers, tiles, heads, heads_kv, batch, seqlen_q, seqlen_k, together, aux) loads all tiles."""
     key = shape.key
-    BLOCK_M, BLOCK_N, STAGES, ATOMS = key.block_m, key.block_n, key.stages, shape.atoms
-    Q_BYTES, KV_BYTES, Q_ATOM, KV_ATOM = shape.q_bytes, shape.kv_bytes, shape.q_atom, shape.kv_atom
+    BLOCK_M, BLOCK_N, STAGES, ATOMS, CONSUMERS = key.block_m, key.block_n, key.stages, shape.atoms, shape.warpgroups
+    Q_BYTES, KV_BYTES, Q_ATOM, KV_ATOM, Q_SLOTS = shape.q_bytes, shape.kv_bytes, shape.q_atom, shape.kv_atom, shape.q_slots
     K_OFFSET, V_OFFSET = shape.k_offset, shape.v_offset
-
-    turn_of, locate = schedule
+    RING, MESSAGES = ring_offset(shape.held), message_offset(shape.held, key.stages)
+    reach, whole = program.reach, program.whole
+    turn_at, place = device(turn_of), device(locate)
 
     @device
-    def produce(q, k, v, base, barriers, tiles, heads, heads_kv, batch, seqlen_q, seqlen_k, together):
+    def to_mask(index, head, first, last, block, seqlen_k, aux):
+        """One bit a consumer: whether a query of its 64 may not see a key of the tile."""
+        start = block * BLOCK_N
+        end = start + BLOCK_N - 1
+        bits = 0
+        for c in range(CONSUMERS):
+            top = min(first + 64 * c, last)
+            bottom = min(first + 64 * c + 63, last)
+            if end >= seqlen_k or not whole(index, head, top, bottom, start, end, aux):
+                bits |= 1 << c
+        return bits
+
+    @device
+    def load_q(q, base, barriers, number, first, head, index):
+        """Each consumer's queries, as soon as that consumer has done with those before."""
+        slot = number % Q_SLOTS
+        phase = (number // Q_SLOTS) & 1 ^ 1
+        for c in range(CONSUMERS):
+            full = barriers + HELD + HELD_SLOT * (slot * CONSUMERS + c)
+            mbarrier_wait(full + HELD_EMPTY, phase)
+            mbarrier_expect_tx(full, Q_BYTES // CONSUMERS)
+            room = base + slot * Q_BYTES + c * 64 * 128
+            for atom in range(ATOMS):
+                tma_load(room + atom * Q_ATOM, q, full, 64 * atom, first + 64 * c, head, index)
+
+    @device
+    def produce(q, k, v, base, barriers, tiles, heads, heads_kv, batch, seqlen_q, seqlen_k, together, aux):
         prefetch_tensormap(q)
         prefetch_tensormap(k)
         prefetch_tensormap(v)
         group = heads // heads_kv
         total = int32(tiles * heads * batch)
-        q_full = barriers + HELD_FULL
-        q_empty = barriers + HELD_EMPTY
         step = int32(0)
-        q_phase = int32(1)  # the first wait for room must pass: nothing was there before
         wave = int32(0)
-        turn = int32(turn_of(wave, cuda.blockIdx.x, cuda.gridDim.x))
+        turn = int32(turn_at(wave, cuda.blockIdx.x, cuda.gridDim.x))
         while turn < total:
-            tile, head, index = locate(turn, tiles, heads, batch, together)
+            tile, head, index = place(turn, tiles, heads, batch, together)
             head_kv = head // group
-            last = min(tile * BLOCK_M + BLOCK_M, seqlen_q) - 1
-            blocks = (row_end(last, seqlen_q, seqlen_k) + BLOCK_N - 1) // BLOCK_N
-            mbarrier_wait(q_empty, q_phase)
-            mbarrier_expect_tx(q_full, Q_BYTES)
-            for atom in range(ATOMS):
-                tma_load(base + atom * Q_ATOM, q, q_full, 64 * atom, tile * BLOCK_M, head, index)
-            q_phase ^= 1
-            block = int32(max(blocks, 1) - 1)  # one block even where nothing is seen: masked away, no special case
-            while block >= 0:
+            first = tile * BLOCK_M
+            last = min(first + BLOCK_M, seqlen_q) - 1
+            fresh = True
+            # One tile even where nothing is seen: masked away, no special case.
+            kv_idx = max(reach(index, head, first, last, seqlen_k - 1, aux), 0)
+            while kv_idx >= 0:
+                block = int32(kv_idx // BLOCK_N)
+                start = block * BLOCK_N
+                word = block << BLOCK | to_mask(index, head, first, last, block, seqlen_k, aux)
+                kv_idx = reach(index, head, first, last, start - 1, aux) if start > 0 else -1
+                if kv_idx < 0:
+                    word |= LAST
                 stage = step % STAGES
                 phase = (step // STAGES) & 1 ^ 1
                 full = barriers + RING + SLOT * stage
                 mbarrier_wait(full + EMPTY, phase)
+                st_shared_u32(barriers + MESSAGES + 4 * stage, word)
                 mbarrier_expect_tx(full, KV_BYTES)
                 for atom in range(ATOMS):
                     tma_load(base + K_OFFSET + stage * KV_BYTES + atom * KV_ATOM, k, full, 64 * atom,
-                             block * BLOCK_N, head_kv, index)  # fmt: skip
+                             start, head_kv, index)  # fmt: skip
+                if fresh:  # after the first keys, whose room is free earlier
+                    load_q(q, base, barriers, wave, first, head, index)
+                    fresh = False
                 mbarrier_wait(full + SECOND + EMPTY, phase)
                 mbarrier_expect_tx(full + SECOND, KV_BYTES)
                 for atom in range(ATOMS):
                     tma_load(base + V_OFFSET + stage * KV_BYTES + atom * KV_ATOM, v, full + SECOND, 64 * atom,
-                             block * BLOCK_N, head_kv, index)  # fmt: skip
+                             start, head_kv, index)  # fmt: skip
                 step = int32(step + 1)
-                block = int32(block - 1)
             wave = int32(wave + 1)
-            turn = int32(turn_of(wave, cuda.blockIdx.x, cuda.gridDim.x))
+            turn = int32(turn_at(wave, cuda.blockIdx.x, cuda.gridDim.x))
 
     return produce

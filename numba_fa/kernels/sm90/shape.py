@@ -53,6 +53,7 @@ class Shape:
 
     @property
     def q_bytes(self) -> int:
+        """One slot of Q, of all consumers."""
         return self.atoms * self.q_atom
 
     @property
@@ -61,17 +62,27 @@ class Shape:
         return self.atoms * self.kv_atom
 
     @property
-    def k_offset(self) -> int:
-        return self.q_bytes
-
-    @property
-    def v_offset(self) -> int:
-        return self.k_offset + self.key.stages * self.kv_bytes
+    def q_slots(self) -> int:
+        """Slots for Q: with two, the next tile's first product needs to wait for no load."""
+        return 2 if self._total(2, self.q_bytes) <= SHARED_LIMIT else 1
 
     @property
     def o_in_q(self) -> bool:
         """Whether O has no room of its own and takes Q's, which costs the overlap of O's store with Q's next load."""
-        return self._total(self.q_bytes) > SHARED_LIMIT
+        return self._total(1, self.q_bytes) > SHARED_LIMIT
+
+    @property
+    def held(self) -> int:
+        """Held slots of the pipeline: Q's, of each consumer."""
+        return self.q_slots * self.warpgroups
+
+    @property
+    def k_offset(self) -> int:
+        return self.q_slots * self.q_bytes
+
+    @property
+    def v_offset(self) -> int:
+        return self.k_offset + self.key.stages * self.kv_bytes
 
     @property
     def o_offset(self) -> int:
@@ -84,8 +95,9 @@ class Shape:
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory, with what rounding its start up to the swizzle's alignment may take."""
-        return self._total(0 if self.o_in_q else self.q_bytes)
+        return self._total(self.q_slots, 0 if self.o_in_q else self.q_bytes)
 
-    def _total(self, o_bytes: int) -> int:
-        stages = self.key.stages
-        return SWIZZLE_ALIGNMENT + self.q_bytes + 2 * stages * self.kv_bytes + o_bytes + barrier_bytes(stages)
+    def _total(self, slots: int, o_bytes: int) -> int:
+        stages, held = self.key.stages, slots * self.warpgroups
+        tiles = slots * self.q_bytes + 2 * stages * self.kv_bytes + o_bytes
+        return SWIZZLE_ALIGNMENT + tiles + barrier_bytes(held, stages)

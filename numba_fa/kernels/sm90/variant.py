@@ -7,7 +7,7 @@ import math
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.tuning import key_for
-from numba_fa.dispatch.variant import Arrays, TensorMap, Variant
+from numba_fa.dispatch.variant import BIASES, MASKS, Arrays, TensorMap, Variant
 from numba_fa.problem.problem import Problem
 from numba_fa.tile.layout import ATOM_COLUMNS, round_up
 from numba_fa.tile.scheduler import balance
@@ -40,7 +40,7 @@ def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int,
 
 def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[object, ...]:
     return (
-        TensorMap(arrays.q, key.block_m, ATOM_COLUMNS),
+        TensorMap(arrays.q, 64, ATOM_COLUMNS),
         TensorMap(arrays.k, key.block_n, ATOM_COLUMNS),
         TensorMap(arrays.v, key.block_n, ATOM_COLUMNS),
         TensorMap(arrays.out, 64, ATOM_COLUMNS),
@@ -51,7 +51,7 @@ def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[obje
         problem.seqlen_q,
         problem.seqlen_k,
         _together(problem),
-        problem.scale * _LOG2_E,
+        problem.scale if problem.biases else problem.scale * _LOG2_E,
     )
 
 
@@ -72,7 +72,7 @@ FORWARD = Variant(
     family="sm90",
     dtypes=("fp16", "bf16"),
     head_dims=range(8, 257, 8),
-    masks=("full", "causal"),
+    masks=MASKS,
     alignment=16,
     source="numba_fa.kernels.sm90.forward:make_forward",
     signature=lambda dtype: SIGNATURE,
@@ -80,4 +80,7 @@ FORWARD = Variant(
     grid=_grid,
     arguments=_arguments,
     limits=_limits,
+    biases=BIASES,
+    sink=True,
+    programmed=True,
 )

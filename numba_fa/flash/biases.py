@@ -1,0 +1,73 @@
+"""Biases on the device: functions of one score. Each has a namesake in `problem/biases.py` (declaration) and
+`reference/biases.py` (truth).
+
+`score` is scale * q.k, or what an earlier bias made of it. Numbers follow the types of `scalar/`: float32 and int32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+
+def alibi(score, b, h, q_idx, kv_idx, offset, slopes):
+    """score - slopes[b, h] * |distance of the key from the query's place among the keys| (Press et al. 2022)."""
+    return score - slopes[b, h] * abs(q_idx + offset - kv_idx)
+
+
+def dense(score, b, h, q_idx, kv_idx, bias):
+    """score + bias[b, h, q_idx, kv_idx]."""
+    return score + bias[b, h, q_idx, kv_idx]
+
+
+def softcap(score, b, h, q_idx, kv_idx, cap):
+    """cap * tanh(score / cap), between -cap and cap (Gemma 2, 2024)."""
+    return cap * math.tanh(score / cap)
+
+
+def t5_thresholds(buckets: int, max_distance: int) -> tuple[int, list[int]]:
+    """(how many distances have a bucket of their own, the least distances of the buckets after).
+
+    Bucket exact + k begins where log(n / exact) / log(max_distance / exact) * rest reaches k (Raffel et al. 2020); here
+    in integers, n ** rest >= exact ** (rest - k) * max_distance ** k, so that no rounding moves a border.
+    """
+    exact = buckets // 2
+    rest = buckets - exact
+    borders, n = [], exact
+    for k in range(1, rest):
+        while n**rest < exact ** (rest - k) * max_distance**k:
+            n += 1
+        borders.append(n)
+    return exact, borders
+
+
+@lru_cache
+def make_t5(buckets: int, max_distance: int, bidirectional: bool) -> Callable[..., float]:
+    """The T5 bias for one table size: score + table[bucket of the key's relative position, h]."""
+    side = buckets // 2 if bidirectional else buckets
+    exact, borders = t5_thresholds(side, max_distance)
+    # One expression: a loop over borders would mix integer types.
+    steps = "".join(f" + (distance >= {border})" for border in borders)
+    ahead = f"{side} * (kv_idx > q_idx + offset)" if bidirectional else "0"
+    distance = "abs(q_idx + offset - kv_idx)" if bidirectional else "max(q_idx + offset - kv_idx, 0)"
+    code = (
+        "def t5(score, b, h, q_idx, kv_idx, offset, table):\n"
+        f"    distance = {distance}\n"
+        f"    bucket = min(distance, {exact}){steps} + {ahead}\n"
+        "    return score + table[bucket, h]\n"
+    )
+    scope: dict[str, Callable[..., float]] = {}
+    exec(code, scope)
+    return scope["t5"]
+
+
+DEVICE_BIASES = {"alibi": alibi, "dense": dense, "softcap": softcap}
+
+
+def bias_named(name: str) -> Callable[..., float]:
+    """The function of a built-in bias by its name in a slug: "alibi", "dense_bf16", "t5_32_128_b", "softcap"."""
+    kind, *facts = name.split("_")
+    if kind == "t5":
+        return make_t5(int(facts[0]), int(facts[1]), facts[2] == "b")
+    return DEVICE_BIASES[kind]
