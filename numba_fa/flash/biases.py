@@ -63,18 +63,11 @@ def make_t5(buckets: int, max_distance: int, bidirectional: bool) -> Callable[..
 
 
 DEVICE_BIASES = {"alibi": alibi, "dense": dense, "softcap": softcap}
-_DENSE = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
-def bias_named(name: str) -> tuple[Callable[..., float], tuple[str, ...]]:
-    """The function of a built-in bias and the kinds of its launch arguments, by its name in a slug.
-
-    "alibi", "dense_bf16", "t5_32_128_b" (32 buckets, largest distance 128, both directions; "u": keys before the query
-    alone), "softcap".
-    """
+def bias_named(name: str) -> Callable[..., float]:
+    """The function of a built-in bias by its name in a slug: "alibi", "dense_bf16", "t5_32_128_b", "softcap"."""
     kind, *facts = name.split("_")
     if kind == "t5":
-        return make_t5(int(facts[0]), int(facts[1]), facts[2] == "b"), ("int32", "array:float32:2")
-    if kind == "dense":
-        return dense, (f"array:{_DENSE[facts[0]]}:4",)
-    return DEVICE_BIASES[kind], ("int32", "array:float32:2") if kind == "alibi" else ("float32",)
+        return make_t5(int(facts[0]), int(facts[1]), facts[2] == "b")
+    return DEVICE_BIASES[kind]

@@ -18,13 +18,17 @@ class DeviceMask:
     reach(b, h, q_first, q_last, kv_idx, *aux): the last key up to kv_idx that one of these queries may see, negative
     when there is none. It may be too late, never too early.
     whole(b, h, q_first, q_last, kv_first, kv_last, *aux): whether each of these queries sees each of these keys.
-    False is always right. tokens: kinds of the launch arguments, as in `jit.TOKENS`.
+    False is always right.
     """
 
     visible: Callable[..., bool]
     reach: Callable[..., int]
     whole: Callable[..., bool]
-    tokens: tuple[str, ...] = ()
+
+    @property
+    def arity(self) -> int:
+        """How many launch arguments it takes."""
+        return self.visible.__code__.co_argcount - 4
 
 
 def full(b, h, q_idx, kv_idx):
@@ -147,15 +151,12 @@ def unknown_whole(b, h, q_first, q_last, kv_first, kv_last):
     return False
 
 
-_BATCH, _BATCH_SEQLEN = "array:int32:1", "array:int32:2"
-BLOCK_TOKENS = ("array:int32:4", "int32", "int32")
-
 DEVICE_MASKS = {
     "full": DeviceMask(full, _full_reach, _full_whole),
-    "causal": DeviceMask(causal, _causal_reach, _causal_whole, ("int32",)),
-    "window": DeviceMask(window, _window_reach, _window_whole, ("int32", "int32", "int32")),
-    "padding": DeviceMask(padding, _padding_reach, _padding_whole, (_BATCH,)),
-    "document": DeviceMask(document, _document_reach, _document_whole, (_BATCH_SEQLEN, _BATCH_SEQLEN)),
-    "prefix": DeviceMask(prefix, _prefix_reach, _prefix_whole, ("int32", _BATCH)),
-    "prefix_int": DeviceMask(prefix_int, _prefix_int_reach, _prefix_int_whole, ("int32", "int32")),
+    "causal": DeviceMask(causal, _causal_reach, _causal_whole),
+    "window": DeviceMask(window, _window_reach, _window_whole),
+    "padding": DeviceMask(padding, _padding_reach, _padding_whole),
+    "document": DeviceMask(document, _document_reach, _document_whole),
+    "prefix": DeviceMask(prefix, _prefix_reach, _prefix_whole),
+    "prefix_int": DeviceMask(prefix_int, _prefix_int_reach, _prefix_int_whole),
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from numba_fa.flash.biases import bias_named
-from numba_fa.flash.masks import BLOCK_TOKENS, DEVICE_MASKS, block_reach, block_whole, unknown_reach, unknown_whole
+from numba_fa.flash.masks import DEVICE_MASKS, block_reach, block_whole, unknown_reach, unknown_whole
 from numba_fa.problem.functions import FUNCTIONS, UserFunction
 
 _VISIBLE, _REACH, _WHOLE = "b, h, q_idx, kv_idx", "b, h, q_first, q_last, kv_idx", "b, h, q_first, q_last, kv_first, kv_last"
@@ -24,8 +24,8 @@ class Program:
 
     visible(b, h, q_idx, kv_idx, aux) -> bool. reach(b, h, q_first, q_last, kv_idx, aux) -> int and whole(b, h, q_first,
     q_last, kv_first, kv_last, aux) -> bool: as of `DeviceMask`. modify(score, b, h, q_idx, kv_idx, aux) -> score, or
-    None when there is no bias. sink: the place of sink_logits in aux, or None. tokens: kinds of what aux holds. users: the
-    user's functions by name, as `jit` made them. full: whether the mask hides nothing.
+    None when there is no bias. sink: the place of sink_logits in aux, or None. users: the user's functions by name, as
+    `jit` made them. full: whether the mask hides nothing.
     """
 
     visible: Any
@@ -33,7 +33,6 @@ class Program:
     whole: Any
     modify: Any
     sink: int | None
-    tokens: tuple[str, ...]
     users: dict[str, Any]
     full: bool
 
@@ -46,8 +45,7 @@ def make_program(mask: str, bias: str, jit: Callable[[Callable[..., Any]], Any])
     visible, reach, whole = writer.mask(iter(mask.split("+")))
     names = [] if bias == "none" else bias.split("+")
     lines = [f"    score = {writer.bias(name)}" for name in names if name != "sink"]
-    sink = len(writer.tokens) if "sink" in names else None
-    tokens = (*writer.tokens, *(["array:float32:1"] if "sink" in names else []))
+    sink = writer.place if "sink" in names else None
 
     def function(name: str, arguments: str, body: str) -> Any:
         exec(f"def {name}({arguments}, aux):\n{body}", scope)
@@ -59,18 +57,16 @@ def make_program(mask: str, bias: str, jit: Callable[[Callable[..., Any]], Any])
         whole=function("whole", _WHOLE, f"    return {whole}"),
         modify=function("modify", f"score, {_VISIBLE}", "\n".join([*lines, "    return score"])) if lines else None,
         sink=sink,
-        tokens=tokens,
         users=users,
         full=mask == "full",
     )
 
 
 class _Writer:
-    """Writes expressions over functions that it puts into `scope`; `tokens` are the launch arguments used so far."""
+    """Writes expressions over functions that it puts into `scope`; `place` is the next launch argument in aux."""
 
     def __init__(self, scope: dict[str, Any], users: dict[str, Any], jit: Callable[..., Any]) -> None:
-        self.scope, self.users, self.jit = scope, users, jit
-        self.tokens: list[str] = []
+        self.scope, self.users, self.jit, self.place = scope, users, jit, 0
 
     def mask(self, names: Iterator[str]) -> tuple[str, str, str]:
         """(visible, statements that lower kv_idx to the reach, whole) of the mask that `names` goes on with."""
@@ -79,7 +75,7 @@ class _Writer:
             parts = [self.mask(names) for _ in range(int(name[3:]))]
             return self._together(name[:3], parts)
         if name == "block":
-            table = self._take(BLOCK_TOKENS)
+            table = self._take(3)
             visible, _, _ = self.mask(names)
             return (
                 visible,
@@ -88,20 +84,22 @@ class _Writer:
             )
         if name in FUNCTIONS:
             user = FUNCTIONS[name]
-            seen = self._user(user, _VISIBLE)
-            reach, whole, aux = unknown_reach, unknown_whole, ""
+            seen = self._call_user(user, _VISIBLE, self._take(len(user.tokens)))
+            reach, whole = unknown_reach, unknown_whole
+            aux = ""
         else:
             mask = DEVICE_MASKS[name]
-            aux = self._take(mask.tokens)
+            aux = self._take(mask.arity)
             seen, reach, whole = self._call(mask.visible, _VISIBLE, aux), mask.reach, mask.whole
         return seen, f"    kv_idx = {self._call(reach, _REACH, aux)}\n", self._call(whole, _WHOLE, aux)
 
     def bias(self, name: str) -> str:
         """The call of one bias on `score`."""
         if name in FUNCTIONS:
-            return self._user(FUNCTIONS[name], f"score, {_VISIBLE}")
-        function, tokens = bias_named(name)
-        return self._call(function, f"score, {_VISIBLE}", self._take(tokens))
+            user = FUNCTIONS[name]
+            return self._call_user(user, f"score, {_VISIBLE}", self._take(len(user.tokens)))
+        function = bias_named(name)
+        return self._call(function, f"score, {_VISIBLE}", self._take(function.__code__.co_argcount - 5))
 
     def _together(self, how: str, parts: list[tuple[str, str, str]]) -> tuple[str, str, str]:
         visible, reaches, whole = zip(*parts)
@@ -116,18 +114,17 @@ class _Writer:
         lines.append(f"    kv_idx = max({ends})\n")
         return f"({' | '.join(visible)})", "".join(lines), f"({' or '.join(whole)})"
 
-    def _take(self, tokens: tuple[str, ...]) -> str:
-        """The next launch arguments, of these kinds, as call arguments."""
-        start = len(self.tokens)
-        self.tokens += tokens
-        return "".join(f", aux[{i}]" for i in range(start, len(self.tokens)))
-
-    def _user(self, user: UserFunction, arguments: str) -> str:
-        name = f"_f{len(self.scope)}"
-        self.scope[name] = self.users[user.name] = user.built(self.jit)
-        return f"{name}({arguments}{self._take(user.tokens)})"
+    def _take(self, count: int) -> str:
+        """The next `count` launch arguments as call arguments."""
+        start, self.place = self.place, self.place + count
+        return "".join(f", aux[{i}]" for i in range(start, self.place))
 
     def _call(self, function: Callable[..., Any], arguments: str, aux: str) -> str:
         name = f"_f{len(self.scope)}"
         self.scope[name] = self.jit(function)
+        return f"{name}({arguments}{aux})"
+
+    def _call_user(self, user: UserFunction, arguments: str, aux: str) -> str:
+        name = f"_f{len(self.scope)}"
+        self.scope[name] = self.users[user.name] = user.built(self.jit)
         return f"{name}({arguments}{aux})"
