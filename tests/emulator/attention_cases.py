@@ -1,7 +1,6 @@
 """Small attention problems for emulated kernels, and what they must give, in float64 NumPy."""
 
 import math
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -67,8 +66,7 @@ def key_of(case, family, block_m, block_n, stages):
     """The dispatch key; head_dim padded to 16 for sm90, as dispatch does."""
     step = 16 if family == "sm90" else 1
     head_dim = -(-case.head_dim // step) * step
-    key = DispatchKey("fwd", family, case.dtype, head_dim, case.mask, block_m, block_n, stages)
-    return key if hasattr(key, "bias") else SimpleNamespace(**{n: getattr(key, n) for n in key.__slots__}, bias="none")
+    return DispatchKey("fwd", family, case.dtype, head_dim, case.mask, block_m, block_n, stages)
 
 
 def emulate(case, family, block_m, block_n, stages, arrays, multiprocessors=132):
@@ -83,14 +81,13 @@ def emulate(case, family, block_m, block_n, stages, arrays, multiprocessors=132)
     out = np.full_like(arrays[0], np.nan)
     lse = np.full((case.batch, case.heads, case.seqlen_q), np.nan, np.float32)
     memory = GlobalMemory()
-    problem = SimpleNamespace(**case._asdict(), scale=case.scale)
+    problem = SimpleNamespace(**case._asdict(), scale=case.scale, biases=())
     q, k, v, o = (_view(x) for x in (*arrays, out))
     views = SimpleNamespace(q=q, k=k, v=v, out=o, lse_pointer=memory.pointer(lse))
     device = Device("emulated", 0, "sm_90a", multiprocessors)
     arguments = [_argument(value) for value in FORWARD.arguments(problem, key, views)]
     source = make_forward(key)
-    if case.mask == "causal" and not source.program:
-        source = replace(source, program=("int32",))
+    if case.mask == "causal":
         arguments.append(case.seqlen_k - case.seqlen_q)
     trace = run_kernel(source, FORWARD.grid(problem, key, device), tuple(arguments), seed=case.seed)
     return out, lse, trace
