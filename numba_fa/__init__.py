@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from numba_fa.api import attention, explain, plan
     from numba_fa.compat import flash_attn_func
+    from numba_fa.emulator.call import emulate
     from numba_fa.errors import CompileError, LaunchError, ProblemError, StoreWarning, UnsupportedError
     from numba_fa.problem.biases import ALiBi, DenseBias, ScoreMod, Softcap, T5Bias
     from numba_fa.problem.masks import (
@@ -33,6 +34,7 @@ _HOMES = {
     "explain": "api",
     "plan": "api",
     "flash_attn_func": "compat",
+    "emulate": "emulator.call",
     **dict.fromkeys(
         ("All", "Any", "BlockMask", "Causal", "Document", "Full", "KeyPadding", "MaskMod", "PrefixLM", "SlidingWindow"),
         "problem.masks",
@@ -48,7 +50,7 @@ _HOMES = {
 __all__ = [
     "ALiBi", "All", "Any", "BlockMask", "Causal", "CompileError", "DenseBias", "Document", "Full", "KeyPadding",
     "LaunchError", "MaskMod", "PrefixLM", "ProblemError", "ScoreMod", "SlidingWindow", "Softcap", "StoreWarning", "T5Bias",
-    "UnsupportedError", "attention", "explain", "flash_attn_func", "plan",
+    "UnsupportedError", "attention", "emulate", "explain", "flash_attn_func", "plan",
 ]  # fmt: skip
 
 
