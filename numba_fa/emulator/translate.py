@@ -12,23 +12,25 @@ from numba.cuda.dispatcher import CUDADispatcher
 from numba.cuda.extending import _Intrinsic
 from numba.cuda.types import Number
 
-from numba_fa.emulator import twins_fragment, twins_memory, twins_sync, twins_wgmma
+from numba_fa.emulator import twins_elementwise, twins_fragment, twins_memory, twins_sync, twins_wgmma
 from numba_fa.emulator.errors import EmulationError
 from numba_fa.emulator.namespace import Cast, Cuda
 
-_TWINS: dict[str, Callable[..., Any]] = {
-    twin.__name__: twin for module in (twins_fragment, twins_memory, twins_sync, twins_wgmma) for twin in module.TWINS
-}
+_MODULES = (twins_elementwise, twins_fragment, twins_memory, twins_sync, twins_wgmma)
+_TWINS: dict[str, Callable[..., Any]] = {twin.__name__: twin for module in _MODULES for twin in module.TWINS}
 
 
-def twin_of(intrinsic: Any) -> Callable[..., Any]:
-    """The Python function that has an intrinsic's meaning; EmulationError when there is none."""
+def twin_of(intrinsic: Any, translate: Callable[[Any], Any] = lambda value: value) -> Callable[..., Any]:
+    """The Python function that has an intrinsic's meaning; EmulationError when there is none.
+
+    translate: applied to what the intrinsic was made from, device functions among it.
+    """
     if intrinsic.twin is not None:
         return intrinsic.twin
     twin = _TWINS.get(intrinsic.__name__)
     if twin is None:
         raise EmulationError(f"the intrinsic {intrinsic.__name__} has no twin")
-    return partial(twin, *intrinsic.parameters) if intrinsic.parameters else twin
+    return partial(twin, *map(translate, intrinsic.parameters)) if intrinsic.parameters else twin
 
 
 class Translator:
@@ -54,7 +56,7 @@ class Translator:
     def value(self, value: Any) -> Any:
         """What stands for a global or closed-over value."""
         if isinstance(value, _Intrinsic):
-            return twin_of(value)
+            return twin_of(value, self.value)
         if isinstance(value, CUDADispatcher):
             return self.function(value.py_func)
         if value is numba.cuda:
