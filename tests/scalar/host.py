@@ -22,7 +22,7 @@ LIBM = {
     "maximum": "fmaxf",
 }  # fmt: skip
 LIBDEVICE = [
-    "expm1", "log1p", "cbrt", "sinh", "cosh", "asin", "acos", "atan", "asinh", "acosh", "atanh", "erf", "erfc", "atan2",
+    "expm1", "cbrt", "sinh", "cosh", "asin", "acos", "atan", "asinh", "acosh", "atanh", "erf", "erfc", "atan2",
     "fmod",
 ]  # fmt: skip
 POSITION = IndexType(natural=True)
