@@ -9,6 +9,8 @@ from numba_fa.flash.program import make_program
 from numba_fa.jit import KernelSource, cuda, device, float32, int32
 from numba_fa.kernels.common.variant import SIGNATURE
 from numba_fa.problem.tokens import tokens_of
+from numba_fa.ptx.elementwise import index as place
+from numba_fa.ptx.elementwise import scalars
 from numba_fa.ptx.warp import shfl_bfly
 
 THREADS = 256
@@ -48,7 +50,8 @@ def make_block_table(key: DispatchKey) -> KernelSource:
                     total = keys * (q_last - q_first + 1)
                     seen = 0
                     for i in range(thread, total, THREADS):
-                        if visible(index, head, q_first + i // keys, kv_first + i % keys, aux):
+                        q_idx, kv_idx = place(q_first + i // keys), place(kv_first + i % keys)
+                        if visible(place(index), place(head), q_idx, kv_idx, scalars(aux)):
                             seen += 1
                     cuda.syncthreads()  # counts of the block before have been read
                     part = warp_sum(float32(seen))
