@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from numba_fa.api import attention, explain, plan
+    from numba_fa.blocks import block_mask
     from numba_fa.compat import flash_attn_func
     from numba_fa.emulator.call import emulate
     from numba_fa.errors import CompileError, LaunchError, ProblemError, StoreWarning, UnsupportedError
@@ -33,6 +34,7 @@ _HOMES = {
     "attention": "api",
     "explain": "api",
     "plan": "api",
+    "block_mask": "blocks",
     "flash_attn_func": "compat",
     "emulate": "emulator.call",
     **dict.fromkeys(
@@ -50,7 +52,7 @@ _HOMES = {
 __all__ = [
     "ALiBi", "All", "Any", "BlockMask", "Causal", "CompileError", "DenseBias", "Document", "Full", "KeyPadding",
     "LaunchError", "MaskMod", "PrefixLM", "ProblemError", "ScoreMod", "SlidingWindow", "Softcap", "StoreWarning", "T5Bias",
-    "UnsupportedError", "attention", "emulate", "explain", "flash_attn_func", "plan",
+    "UnsupportedError", "attention", "block_mask", "emulate", "explain", "flash_attn_func", "plan",
 ]  # fmt: skip
 
 

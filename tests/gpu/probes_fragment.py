@@ -128,8 +128,8 @@ def elementwise_probes():
     values = np.round(fragments(4, special=False) * 64) / 64
     query, key, limit = np.where(second, thread + 40, thread), 100 + 2 * (thread % 4) + column, 130
     inside = np.minimum(key, limit)
-    mapped, kept = make_map(COUNT, device(change), True), make_keep(COUNT, device(sees), True)
-    mapped_all, kept_all = make_map(COUNT, device(change), False), make_keep(COUNT, device(sees), False)
+    mapped, mapped_all = (make_map(COUNT, device(change), clamp=clamp) for clamp in (True, False))
+    kept, kept_all = (make_keep(COUNT, device(sees), clamp=clamp, bounded=clamp) for clamp in (True, False))
 
     for name, operation, keys, masks in (
         ("map_clamped", mapped, inside, False),
