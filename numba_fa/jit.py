@@ -34,8 +34,24 @@ class _TensorMapModel(models.PrimitiveModel):
         super().__init__(manager, numba_type, ir.ArrayType(ir.IntType(64), 16).as_pointer())
 
 
+class _Tokens(dict[str, Any]):
+    """Types by token; those of "array:<NumPy's dtype name>:<axes>" are made when asked for.
+
+    bfloat16 comes as its bit patterns, uint16: Numba's own type calls code that is not linked here.
+    """
+
+    def __missing__(self, token: str) -> Any:
+        word, _, rest = token.partition(":")
+        dtype, _, axes = rest.partition(":")
+        dtype = {"bfloat16": "uint16"}.get(dtype, dtype)
+        if word != "array" or not axes.isdigit() or not isinstance(getattr(types, dtype, None), types.Type):
+            raise KeyError(f"{token!r} is no kind of kernel parameter")
+        return types.Array(getattr(types, dtype), int(axes), "A")
+
+
 # What a kernel's parameter may be, by the name that its KernelSource gives. The host packs arguments by the same names.
-TOKENS: dict[str, Any] = {
+# An array is passed as Numba lays it out: 0, 0, elements, bytes of one, address, shape, strides in bytes; 8 bytes each.
+TOKENS: dict[str, Any] = _Tokens({
     "tensor_map": TensorMapType(),
     "pointer": types.int64,
     "int64": types.int64,
@@ -43,7 +59,7 @@ TOKENS: dict[str, Any] = {
     "float32": types.float32,
     "float32*": types.CPointer(types.float32),
     "uint16*": types.CPointer(types.uint16),
-}
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,12 +67,22 @@ class KernelSource:
     """What a factory returns: the Python function and all that compiling and launching it needs.
 
     signature: TOKENS names of the parameters. threads: of a block. shared_bytes: dynamic shared memory of a block.
+    program: TOKENS names of what mask and biases pass, which the function takes as one tuple, its last parameter; a
+    function may take an empty one.
     """
 
     function: Callable[..., None]
     signature: tuple[str, ...]
     threads: int
     shared_bytes: int
+    program: tuple[str, ...] = ()
+
+    @property
+    def types(self) -> list[Any]:
+        """The types of the parameters."""
+        own = [TOKENS[token] for token in self.signature]
+        takes_program = self.program or self.function.__code__.co_argcount > len(own)
+        return [*own, types.Tuple([TOKENS[token] for token in self.program])] if takes_program else own
 
 
 def device(function: Callable[..., Any]) -> Any:

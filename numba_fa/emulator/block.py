@@ -52,6 +52,15 @@ class Block:
     def run(self, kernel: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         """Every thread to its end; then nothing may be in flight."""
         self.threads = Threads(lambda: kernel(*arguments), self.size, self, self.rng)
+        try:
+            self._run()
+        except EmulationError as error:
+            spoilt = [group.fault for warpgroup in self.warpgroups.values() for group in warpgroup.spoilt]
+            if spoilt and spoilt[0] not in str(error):
+                raise type(error)(f"{error}; before, {spoilt[0]}") from error
+            raise
+
+    def _run(self) -> None:
         self.threads.run(self._landings)
         if any(barrier.loads for barrier in self.mbarriers.values()):
             raise HazardError("the block ends with TMA loads in flight that nobody waited for")

@@ -50,9 +50,9 @@ class Cell:
 
 
 def declared_cells(variant: Variant, head_dims: tuple[int, ...] | None = None) -> Iterator[Cell]:
-    """Every declared dtype, head_dim (or those of `head_dims`) and mask, with every heads and shape class."""
-    for dtype, head_dim, mask in variant.cells():
-        if head_dims is None or head_dim in head_dims:
+    """Every declared dtype, head_dim (or those of `head_dims`) and plain mask, with every heads and shape class."""
+    for dtype, head_dim, mask, bias in variant.cells():
+        if bias == "none" and mask in ("full", "causal") and (head_dims is None or head_dim in head_dims):
             for heads_class in HEADS:
                 for shape_class in SHAPES:
                     yield Cell(variant.family, _ARRAY_NAMES[dtype], head_dim, mask, heads_class, shape_class)

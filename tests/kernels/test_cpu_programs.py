@@ -13,7 +13,7 @@ import pytest
 from numba_fa.kernels.cpu import elementary
 from numba_fa.kernels.cpu.forward import make_forward
 from numba_fa.kernels.cpu.hooks import make_hooks
-from numba_fa.kernels.cpu.tokens import tokens_of
+from numba_fa.problem.tokens import tokens_of
 from tests.kernels import brute_force, programs
 from tests.kernels.programs import all_of, any_of, dense, softcap, t5, window
 

@@ -20,7 +20,7 @@ from numba_fa.kernels.cpu.convert import FROM_FLOAT32, INFINITY_BITS, TO_FLOAT32
 from numba_fa.kernels.cpu.elementary import exp2
 from numba_fa.kernels.cpu.hooks import LOG2_E, MINUS_INFINITY, NEXT_KEYS, ON_TILE, Hooks, leave, make_hooks
 from numba_fa.kernels.cpu.launch_arguments import PACKED, pack
-from numba_fa.kernels.cpu.tokens import tokens_of
+from numba_fa.problem.tokens import tokens_of
 
 LN_2 = np.float32(math.log(2.0))
 # Numba's workqueue layer, all there is without OpenMP and TBB, ends the process when two threads enter parallel code.

@@ -15,6 +15,7 @@ from numba_fa.flash.program import Program, make_program
 from numba_fa.flash.sink import make_join_sink
 from numba_fa.jit import KernelSource, cuda, device, float32, int32
 from numba_fa.kernels.simt.variant import signature
+from numba_fa.problem.tokens import tokens_of
 from numba_fa.ptx.math import ex2_approx
 from numba_fa.ptx.memory import st_global_f32
 
@@ -166,4 +167,4 @@ def make_forward(key: DispatchKey) -> KernelSource:
                     st_global_f32(address, natural_lse(shift, total))
 
     shared_bytes = 4 * (P_AT + BLOCK_M * P_WIDTH)
-    return KernelSource(forward_simt, signature(key.dtype), THREADS, shared_bytes)
+    return KernelSource(forward_simt, signature(key.dtype), THREADS, shared_bytes, tokens_of(key.mask, key.bias))
