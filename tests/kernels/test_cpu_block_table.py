@@ -93,8 +93,7 @@ def test_tiles_that_no_query_sees_are_not_computed(name, tabled):
     seen = true_table(np.broadcast_to(part.meaning, SQUARE), *TILE)[0, 0]
     allowed = seen >> 1 == np.arange(seen.shape[1])
     part = with_table(part, SQUARE, *TILE) if tabled else part
-    programs.register("score_mod_only", _only_in, ("array:bool:2",))
-    bias = programs.Part("score_mod_only", ("array:bool:2",), (allowed,), None)
+    bias = programs.user_bias(_only_in, (allowed,), None)
     if tabled or name not in ("document", "mod"):  # of which nothing is known without a table
         assert not strays(part, [bias], SQUARE)
     m, n = np.argwhere(allowed)[-1]
@@ -103,11 +102,9 @@ def test_tiles_that_no_query_sees_are_not_computed(name, tabled):
 
 
 def test_tiles_that_are_seen_whole_are_not_masked():
-    tokens = ("int32", "array:bool:2")
-    programs.register("mod_causal_only", _causal_only_in, tokens)
     table = true_table(np.broadcast_to(programs.causal(SQUARE).meaning, SQUARE), *TILE)
     partial = table[0, 0] == 2 * np.arange(table.shape[3])
-    part = programs.Part("mod_causal_only", tokens, (0, np.ones_like(partial)), None)
+    part = programs.user_mask(_causal_only_in, (0, np.ones_like(partial)), None)
     tabled = with_table(part, SQUARE, *TILE)
     tabled = tabled._replace(aux=(*tabled.aux[:-1], partial))
     assert not strays(tabled, [], SQUARE)

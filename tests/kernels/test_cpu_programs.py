@@ -15,7 +15,7 @@ from numba_fa.kernels.cpu.forward import make_forward
 from numba_fa.kernels.cpu.hooks import make_hooks
 from numba_fa.problem.tokens import tokens_of
 from tests.kernels import brute_force, programs
-from tests.kernels.programs import all_of, any_of, dense, softcap, t5, window
+from tests.kernels.programs import all_of, any_of, carrier, dense, softcap, t5, window
 
 DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 # One rounding of the output plus float32 sums over at most 200 keys of values near 1.
@@ -69,11 +69,6 @@ def drawn(sizes, dtype, head_dim=24, heads_kv=2):
     q = rng.standard_normal((sizes.batch, sizes.seqlen_q, sizes.heads, head_dim)).astype(DTYPES[dtype])
     k, v = (rng.standard_normal((sizes.batch, sizes.seqlen_k, heads_kv, head_dim)).astype(q.dtype) for _ in "kv")
     return q, k, v
-
-
-def carrier(x):
-    """What the kernel takes: bfloat16 as uint16 bit patterns, other dtypes as they are."""
-    return x.view(np.uint16) if x.dtype == ml_dtypes.bfloat16 else x
 
 
 def compute(q, k, v, dtype, mask, biases=(), scale=0.3, tile=TILE):
@@ -249,11 +244,8 @@ def _inside_score(score, b, h, q_idx, kv_idx, batch, heads, seqlen_q, seqlen_k):
 
 @pytest.mark.parametrize("tile", [(32, 16), (5, 7)], ids=str)
 def test_functions_never_see_an_index_outside(tile):
-    sizes, tokens = SIZES["ragged"], ("int32",) * 4
-    programs.register("mod_inside", _inside, tokens)
-    programs.register("score_mod_inside", _inside_score, tokens)
-    mask = programs.Part("mod_inside", tokens, tuple(sizes), None)
-    bias = programs.Part("score_mod_inside", tokens, tuple(sizes), None)
+    sizes = SIZES["ragged"]
+    mask, bias = programs.user_mask(_inside, sizes, None), programs.user_bias(_inside_score, sizes, None)
     options = {"tile": dict(zip(("block_m", "block_n"), tile))}
     with one_thread():
         out, _ = compute(*drawn(sizes, "fp32"), "fp32", mask, [bias], **options)

@@ -269,6 +269,5 @@ def forward_of(key):
 
     Compiled once a dtype for all head_dims; once a mask and bias its hooks.
     """
-    bias = getattr(key, "bias", "none")
-    hooks = make_hooks(key.mask, bias, tokens_of(key.mask, bias))
+    hooks = make_hooks(key.mask, key.bias, tokens_of(key.mask, key.bias))
     return make_forward(dtype=key.dtype, hooks=hooks, block_m=key.block_m, block_n=key.block_n)

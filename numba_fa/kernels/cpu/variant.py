@@ -9,7 +9,7 @@ import numpy as np
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.tuning import key_for
-from numba_fa.dispatch.variant import Arrays, Variant
+from numba_fa.dispatch.variant import BIASES, MASKS, Arrays, Variant
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.problem import Problem
 
@@ -38,8 +38,7 @@ def host_arguments(problem: Problem) -> tuple[object, ...]:
 
 def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[object, ...]:
     views = [numpy_view(view) for view in (arrays.q, arrays.k, arrays.v, arrays.out)]
-    program = (problem.seqlen_k - problem.seqlen_q,) if problem.mask.kind == "causal" else ()
-    return (*views, numpy_view(arrays.lse) if arrays.lse else None, problem.scale, program)
+    return (*views, numpy_view(arrays.lse) if arrays.lse else None, problem.scale)
 
 
 def _configure(problem: Problem) -> DispatchKey:
@@ -57,12 +56,15 @@ FORWARD = Variant(
     family="cpu",
     dtypes=("fp32", "fp16", "bf16"),
     head_dims=range(8, 257, 8),
-    masks=("full", "causal"),
+    masks=MASKS,
     alignment=1,
     source="numba_fa.kernels.cpu.forward:forward_of",
     signature=lambda dtype: (),
     configure=_configure,
     grid=_grid,
     arguments=_arguments,
+    biases=BIASES,
+    sink=True,
+    programmed=True,
     program=lambda problem: (host_arguments(problem),),
 )
