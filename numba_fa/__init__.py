@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from numba_fa.api import attention, explain, plan
+    from numba_fa.blocks import block_mask
     from numba_fa.compat import flash_attn_func
     from numba_fa.errors import CompileError, LaunchError, ProblemError, StoreWarning, UnsupportedError
     from numba_fa.problem.biases import ALiBi, DenseBias, ScoreMod, Softcap, T5Bias
@@ -32,6 +33,7 @@ _HOMES = {
     "attention": "api",
     "explain": "api",
     "plan": "api",
+    "block_mask": "blocks",
     "flash_attn_func": "compat",
     **dict.fromkeys(
         ("All", "Any", "BlockMask", "Causal", "Document", "Full", "KeyPadding", "MaskMod", "PrefixLM", "SlidingWindow"),
@@ -48,7 +50,7 @@ _HOMES = {
 __all__ = [
     "ALiBi", "All", "Any", "BlockMask", "Causal", "CompileError", "DenseBias", "Document", "Full", "KeyPadding",
     "LaunchError", "MaskMod", "PrefixLM", "ProblemError", "ScoreMod", "SlidingWindow", "Softcap", "StoreWarning", "T5Bias",
-    "UnsupportedError", "attention", "explain", "flash_attn_func", "plan",
+    "UnsupportedError", "attention", "block_mask", "explain", "flash_attn_func", "plan",
 ]  # fmt: skip
 
 

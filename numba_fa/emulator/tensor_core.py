@@ -130,21 +130,23 @@ class Warpgroup:
 
     def __init__(self, number: int, block: Any) -> None:
         self.number, self._block = number, block
-        self._pending: list[Group] = []
+        self._pending: list[tuple[Group, Any]] = []
         self.spoilt: list[Group] = []
 
-    def start(self, group: Group, operations: int) -> Group:
+    def start(self, group: Group, operations: int, note: str) -> Group:
         """Commit a product as a group of its own."""
-        self._pending.append(group)
         if group.fault:
             self.spoilt.append(group)
-        self._block.record("wgmma", 128 * self.number, operations)
+        event = self._block.record("wgmma", 128 * self.number, operations, 0, note)
+        self._pending.append((group, event))
         return group
 
     def wait(self, pending: int) -> None:
         """Until at most `pending` younger groups are under way."""
         while len(self._pending) > pending:
-            self._pending.pop(0).finish()
+            group, event = self._pending.pop(0)
+            group.finish()
+            self._block.end(event)
 
     def require_idle(self) -> None:
         """HazardError when a product was never waited for."""

@@ -1,44 +1,48 @@
-"""Twins of `ptx/elementwise.py`: a function of one score at each register of a fragment."""
+"""Twins of `ptx/elementwise.py`: the user's Python function on every element of one thread's fragment."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from numba_fa.emulator.twins_fragment import registers_of
+from numba_fa.ptx.fragment import column_of, row_of
 
 _NEG_INF = np.float32(-np.inf)
 
 
-def map_scores(
-    count: int, function: Callable[..., Any], clamp: bool, fragment: Any, b: int, h: int, q0: int, q1: int, kv0: int,
-    limit: int, aux: tuple[Any, ...],
-) -> np.ndarray:  # fmt: skip
-    """function(score, b, h, q_idx, kv_idx, aux) in each score's place; with `clamp`, keys past `limit` pass as `limit`."""
-    places = _places(count, q0, q1, kv0, limit if clamp else None)
-    scores = np.asarray(fragment)
-    return np.array([function(score, b, h, *place, aux) for score, place in zip(scores, places)], np.float32)
+def _each(count: int, arguments: tuple[Any, ...], clamp: bool) -> Any:
+    """(register, b, h, q, kv as Python ints) of each element."""
+    b, h, q0, q1, kv0, limit = [int(value) for value in arguments]
+    rows = (q0, q1)
+    for i in range(count):
+        kv = kv0 + column_of(i)
+        yield i, b, h, rows[row_of(i)], min(kv, limit) if clamp else kv
+
+
+def map_scores(count: int, function: Callable[..., Any], clamp: bool, fragment: np.ndarray, *arguments: Any) -> np.ndarray:
+    """function(score, b, h, q, kv, aux) of each element, rounded to float32."""
+    *places, aux = arguments
+    values = np.asarray(fragment, np.float32)
+    result = np.empty(count, np.float32)
+    with np.errstate(all="ignore"):
+        for i, b, h, q, kv in _each(count, tuple(places), clamp):
+            result[i] = function(values[i], b, h, q, kv, aux)
+    return result
 
 
 def keep_visible(
-    count: int, function: Callable[..., Any], bounded: bool, fragment: Any, b: int, h: int, q0: int, q1: int, kv0: int,
-    limit: int, aux: tuple[Any, ...],
-) -> np.ndarray:  # fmt: skip
-    """-inf where function(b, h, q_idx, kv_idx, aux) is false and, if `bounded`, where a key is past `limit`."""
-    seen = [function(b, h, *place, aux) for place in _places(count, q0, q1, kv0, limit if bounded else None)]
-    if bounded:
-        seen &= kv0 + registers_of(count)[1] <= limit
-    return np.where(seen, np.asarray(fragment), _NEG_INF)
-
-
-def _places(count: int, q0: int, q1: int, kv0: int, limit: int | None) -> Iterator[tuple[int, int]]:
-    """(query, key) of each register; keys are `limit` at most."""
-    second, columns = registers_of(count)
-    for row, column in zip(second.tolist(), columns.tolist()):
-        kv_idx = kv0 + column
-        yield (q1 if row else q0), kv_idx if limit is None else min(kv_idx, limit)
+    count: int, function: Callable[..., Any], clamp: bool, bounded: bool, fragment: np.ndarray, *arguments: Any
+) -> np.ndarray:
+    """-inf where function(b, h, q, kv, aux) is false or, if bounded, where a key is above the limit."""
+    *places, aux = arguments
+    result = np.array(fragment, np.float32)
+    first, limit = int(places[4]), int(places[5])
+    for i, b, h, q, kv in _each(count, tuple(places), clamp):
+        if (bounded and first + column_of(i) > limit) or not function(b, h, q, kv, aux):
+            result[i] = _NEG_INF
+    return result
 
 
 TWINS = (map_scores, keep_visible)

@@ -21,8 +21,9 @@ from numba_fa.problem.frozen import Frozen, Unfrozen, freeze, rebuild
 PARAMETERS = {"mask": ("b", "h", "q_idx", "kv_idx"), "score": ("score", "b", "h", "q_idx", "kv_idx")}
 PREFIXES = {"mask": "mod", "score": "score_mod"}
 AUX_DTYPES = (
-    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64",
-)  # fmt: skip  (16-bit floats are no numbers to every compiler here)
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "bfloat16", "float32",
+    "float64",
+)  # fmt: skip
 _MOST_FLOAT32 = float.fromhex("0x1.fffffep127")
 _NUMBERS = (int, float)
 _HASH_DIGITS = 10  # of the name; the whole hash goes into the artifact's fingerprint

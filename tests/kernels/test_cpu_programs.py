@@ -10,7 +10,9 @@ import numba
 import numpy as np
 import pytest
 
+from numba_fa.errors import CompileError
 from numba_fa.kernels.cpu import elementary
+from numba_fa.kernels.cpu.block_table import block_table
 from numba_fa.kernels.cpu.forward import make_forward
 from numba_fa.kernels.cpu.hooks import make_hooks
 from numba_fa.problem.tokens import tokens_of
@@ -266,6 +268,23 @@ def test_calls_from_several_threads(threads):
         results = list(pool.map(lambda job: compute(q, k, v, "fp32", *job), jobs * 10))
     for result, (out, lse) in zip(results, alone * 10, strict=True):
         assert np.array_equal(result[0], out) and np.array_equal(result[1], lse)
+
+
+def _adds_a_word(b, h, q_idx, kv_idx):
+    return q_idx + "word" > kv_idx
+
+
+def _counts(b, h, q_idx, kv_idx):
+    return q_idx + kv_idx
+
+
+@pytest.mark.parametrize("function, words", [(_adds_a_word, '"word" > kv_idx'), (_counts, "_counts.* bool")])
+def test_a_users_mistake_is_told_in_the_users_words(function, words):
+    part = programs.user_mask(function, (), None)
+    with pytest.raises(CompileError, match=words):
+        make_hooks(part.text, "none", part.tokens)
+    with pytest.raises(CompileError, match=words):
+        block_table(part.text, part.tokens, (), batch=1, heads=1, seqlen_q=1, seqlen_k=1, block_m=1, block_n=1)
 
 
 @pytest.mark.parametrize("make", [*MASKS.values(), *[bias for biases in BIASES.values() for bias in biases]])

@@ -5,6 +5,8 @@ on valid indices alone. A tile of scores holds keys x queries.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from types import FunctionType, ModuleType
@@ -12,11 +14,14 @@ from typing import Any
 
 import numpy as np
 from numba import njit, types
+from numba.core.errors import NumbaError
 from numba.extending import overload
 
+from numba_fa.build.user_errors import check_functions, explain_compile_error
 from numba_fa.flash.program import Program, make_program
 from numba_fa.kernels.cpu import elementary
-from numba_fa.kernels.cpu.launch_arguments import PACKED, make_unpack
+from numba_fa.kernels.cpu.launch_arguments import PACKED, TYPES, make_unpack
+from numba_fa.problem.functions import functions_of
 
 LOG2_E = math.log2(math.e)
 MINUS_INFINITY = np.float32(-np.inf)
@@ -45,11 +50,25 @@ class Hooks:
 
 @lru_cache(maxsize=1024)
 def make_hooks(mask: str, bias: str, tokens: tuple[str, ...]) -> Hooks:
-    """The hooks of a key's mask and bias, whose launch arguments are of the kinds `tokens`."""
-    program, unpack = make_program(mask, bias, device), make_unpack(tokens)
-    strip = _STRIP if any(token.endswith(":4") for token in tokens) else _WHOLE_TILE
-    modify = _modify(program, unpack, strip) if program.modify else None
-    return Hooks(tokens, _next_keys(program, unpack), _hide(program, unpack), modify, program.sink)
+    """The hooks of a key's mask and bias, whose launch arguments are of the kinds `tokens`. CompileError for users' mistakes."""
+    with users_errors(mask, bias):
+        program, unpack = make_program(mask, bias, device), make_unpack(tokens)
+        strip = _STRIP if any(token.endswith(":4") for token in tokens) else _WHOLE_TILE
+        modify = _modify(program, unpack, strip) if program.modify else None
+        return Hooks(tokens, _next_keys(program, unpack), _hide(program, unpack), modify, program.sink)
+
+
+@contextmanager
+def users_errors(mask: str, bias: str) -> Iterator[None]:
+    """What is wrong with the users' functions of a key's texts as CompileErrors: found alone, or in what is compiled."""
+    functions = functions_of(mask, bias)
+    check_functions(functions, njit(**OPTIONS), TYPES)
+    try:
+        yield
+    except NumbaError as error:
+        if not functions:
+            raise
+        raise explain_compile_error(error, functions) from error
 
 
 def _next_keys(program: Program, unpack: Any) -> Any:

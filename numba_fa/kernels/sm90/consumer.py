@@ -46,7 +46,7 @@ def make_consumer(shape: Shape, program: Program) -> Any:
     wait_scores, wait_first, wait_output = make_wait(SCORES, 1), make_wait(SCORES, 0), make_wait(OUTPUTS, 0)
     wait_last = make_wait(OUTPUTS, 1 if EARLY else 0)
     zeros, scale_rows = make_zeros(OUTPUTS), make_scale_rows(OUTPUTS)
-    judge_first, judge = make_judge(SCORES, program, ragged=True), make_judge(SCORES, program, ragged=False)
+    judge_first, judge = [make_judge(SCORES, program, ragged=ragged, fast=key.dtype == "bf16") for ragged in (True, False)]
     pack = make_pack(SCORES, key.dtype)
     softmax, quad_sum = make_softmax(SCORES)
     write_out, write_lse = make_epilogue(shape)
