@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from numba_fa.api import attention, explain, plan
+    from numba_fa.api import attention, block_mask, explain, plan
     from numba_fa.compat import flash_attn_func
     from numba_fa.errors import CompileError, LaunchError, ProblemError, StoreWarning, UnsupportedError
     from numba_fa.problem.biases import ALiBi, DenseBias, ScoreMod, Softcap, T5Bias
@@ -30,6 +30,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "attention": "api",
+    "block_mask": "api",
     "explain": "api",
     "plan": "api",
     "flash_attn_func": "compat",
@@ -48,7 +49,7 @@ _HOMES = {
 __all__ = [
     "ALiBi", "All", "Any", "BlockMask", "Causal", "CompileError", "DenseBias", "Document", "Full", "KeyPadding",
     "LaunchError", "MaskMod", "PrefixLM", "ProblemError", "ScoreMod", "SlidingWindow", "Softcap", "StoreWarning", "T5Bias",
-    "UnsupportedError", "attention", "explain", "flash_attn_func", "plan",
+    "UnsupportedError", "attention", "block_mask", "explain", "flash_attn_func", "plan",
 ]  # fmt: skip
 
 

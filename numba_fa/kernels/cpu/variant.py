@@ -31,9 +31,9 @@ def numpy_view(view: ArrayView, carrier: dict[str, str] = _CARRIER) -> np.ndarra
     return np.ndarray(view.shape, dtype, memory, before, strides)
 
 
-def host_arguments(problem: Problem) -> tuple[object, ...]:
+def host_values(arguments: tuple[object, ...]) -> tuple[object, ...]:
     """What mask, biases and sink_logits pass, on the CPU: numbers, and NumPy arrays (16-bit floats as bit patterns)."""
-    return tuple(numpy_view(a, _PATTERNS) if isinstance(a, ArrayView) else a for a in problem.program_arguments)
+    return tuple(numpy_view(a, _PATTERNS) if isinstance(a, ArrayView) else a for a in arguments)
 
 
 def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[object, ...]:
@@ -63,5 +63,5 @@ FORWARD = Variant(
     configure=_configure,
     grid=_grid,
     arguments=_arguments,
-    program=lambda problem: (host_arguments(problem),),
+    program=lambda problem: (host_values(problem.program_arguments),),
 )
