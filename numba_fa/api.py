@@ -10,7 +10,7 @@ from typing import Any
 
 import numba_fa.kernels  # noqa: F401  (registers the variants)
 from numba_fa import env
-from numba_fa.adapters.arrays import LIBRARIES, dense_strides, library_of
+from numba_fa.adapters.arrays import LIBRARIES, dense_strides
 from numba_fa.adapters.given import (
     Given,
     Views,
@@ -23,18 +23,16 @@ from numba_fa.adapters.given import (
     writable,
     wrote,
 )  # fmt: skip
-from numba_fa.adapters.library import Library
+from numba_fa.adapters.library import Library, same
 from numba_fa.dispatch.addresses import aux_views
 from numba_fa.dispatch.device import device_of
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.plan import Access, Plan, Ready
 from numba_fa.dispatch.select import Explanation, select
 from numba_fa.dispatch.variant import Arrays, Variant
-from numba_fa.errors import ProblemError
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.biases import Bias
-from numba_fa.problem.declared import is_count
-from numba_fa.problem.masks import BlockMask, Mask, mask_named
+from numba_fa.problem.masks import Mask
 from numba_fa.problem.problem import CallSizes, Problem
 
 
@@ -157,51 +155,6 @@ def explain(
     return select(problem, device_of(problem.device))
 
 
-def block_mask(
-    mask: Mask | str,
-    *,
-    batch: int = 1,
-    heads: int = 1,
-    seqlen_q: int,
-    seqlen_k: int,
-    like: Any = None,
-    block_size: tuple[int, int] = (128, 128),
-) -> BlockMask:
-    """The mask with a table of its blocks, so that kernels skip those it hides and do not ask it where it hides nothing.
-
-    It pays for masks of which nothing else is known, such as a MaskMod that hides much, and is worth keeping: making
-    it looks at every element. batch, heads: 1 where the mask is the same for all. like: an array beside which the table
-    is to lie, by default one of the mask's own. block_size: queries and keys a block.
-
-    Raises ProblemError listing every fault.
-    """
-    chosen = mask_named(mask)
-    counts = {"batch": batch, "heads": heads, "seqlen_q": seqlen_q, "seqlen_k": seqlen_k}
-    counts |= dict(zip(("block_size's queries", "block_size's keys"), block_size, strict=True))
-    faults = [f"{name} is {n!r}; a number, at least 1, is wanted" for name, n in counts.items() if not is_count(n) or n < 1]
-    if chosen is None or isinstance(chosen, BlockMask):
-        faults.append(f"mask is {mask!r}; a mask object that is no BlockMask yet, or a name of one, is wanted")
-    if faults or chosen is None:
-        raise ProblemError(faults)
-    copies = [library_of(array).to_host(array) for _, array in chosen.arrays]
-    sizes = CallSizes(batch, seqlen_q, seqlen_k, heads, "cpu")
-    host = chosen.with_arrays(iter([view_of(copy) for copy in copies]))
-    faults = host.faults(sizes)
-    if faults:
-        raise ProblemError(faults)
-    from numba_fa.kernels.cpu.block_table import block_table
-    from numba_fa.kernels.cpu.variant import host_values
-
-    block_m, block_n = block_size
-    table = block_table(
-        chosen.name, chosen.tokens, host_values(host.arguments(sizes)), batch=batch, heads=heads, seqlen_q=seqlen_q,
-        seqlen_k=seqlen_k, block_m=block_m, block_n=block_n,
-    )  # fmt: skip
-    beside = like if like is not None else next((array for _, array in chosen.arrays), None)
-    placed = table if beside is None else library_of(beside).from_host(beside, table)
-    return BlockMask(placed, chosen, (block_m, block_n), (seqlen_q, seqlen_k))
-
-
 @dataclass(frozen=True, slots=True)
 class _Call:
     """How to do a call that was checked, on arrays that lie as its did: `Ready`, and what the library does for it."""
@@ -242,7 +195,7 @@ def _checked_call(
         call = _Call(
             ready, ready.launch, ready.out_is_apart, library.maker(q, shape, views[0].dtype),
             library.maker(q, _lse_shape(problem), "float32"), library.address, library.streams(q), library.wrote,
-            library.finish,
+            None if library.finish is same else library.finish,
         )  # fmt: skip
         with _LOCK:
             if key is not None:

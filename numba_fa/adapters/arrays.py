@@ -62,7 +62,7 @@ def _numpy() -> Library:
     def holds(kind: type) -> bool:
         return issubclass(kind, np.ndarray)
 
-    return Library("numpy", view, lambda array: 0, empty, np.asarray, lambda like, array: array, holds, unfit)
+    return Library("numpy", view, lambda array: 0, empty, holds, unfit)
 
 
 def _cuda_interface(array: Any, dtype: str, itemsize: int, device: str) -> ArrayView:
@@ -91,14 +91,10 @@ def _cupy() -> Library:
     def holds(kind: type) -> bool:
         return issubclass(kind, cupy.ndarray)
 
-    def from_host(like: Any, array: Any) -> Any:
-        with like.device:
-            return cupy.asarray(array)
-
     def stream(array: Any) -> int:
         return cupy.cuda.get_current_stream().ptr
 
-    return Library("cupy", view, stream, empty, cupy.asnumpy, from_host, holds)
+    return Library("cupy", view, stream, empty, holds)
 
 
 @cache
@@ -115,10 +111,7 @@ def _numba() -> Library:
     def holds(kind: type) -> bool:
         return hasattr(kind, "__cuda_array_interface__")
 
-    def to_host(array: Any) -> Any:
-        return array.copy_to_host()
-
-    return Library("numba", view, lambda array: 0, empty, to_host, lambda like, array: cuda.to_device(array), holds)
+    return Library("numba", view, lambda array: 0, empty, holds)
 
 
 @cache
@@ -160,16 +153,7 @@ def _jax() -> Library:
         return hasattr(kind, "unsafe_buffer_pointer")
 
     unfit = {jax.core.Tracer: "stands for values that are not there yet; call attention outside jit, grad and vmap"}
-    def to_host(array: Any) -> Any:
-        import numpy as np
-
-        return np.asarray(array)
-
-    def from_host(like: Any, array: Any) -> Any:
-        (device,) = like.devices()
-        return jax.device_put(array, device)
-
-    return Library("jax", view, lambda array: 0, empty, to_host, from_host, holds, unfit, finish)
+    return Library("jax", view, lambda array: 0, empty, holds, unfit, finish)
 
 
 def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

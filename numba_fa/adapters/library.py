@@ -17,15 +17,19 @@ def _nothing(array: Any) -> None:
     return None
 
 
+def same(array: Any) -> Any:
+    """The array itself."""
+    return array
+
+
 @dataclass(frozen=True)
 class Library:
     """How to use one library's arrays.
 
     view(array) -> ArrayView, or ProblemError for an array that no ArrayView describes. stream(array) -> handle of the
     stream that the caller's work is on. empty(like, shape, dtype) -> new array beside `like`; dtype is an array
-    library's name. finish(array) makes a result from an array that `empty` made (JAX alone needs it). to_host(array)
-    -> a NumPy array of its values, from_host(like, array) -> the other way, beside `like`. holds(type) tells its
-    arrays' types from its others; unfit maps a type of arrays that attention would read wrongly to the reason.
+    library's name. finish(array) makes a result from an array that `empty` made (JAX alone needs it). holds(type) tells
+    its arrays' types from its others; unfit maps a type of arrays that attention would read wrongly to the reason.
     wants_grad(array): whether a gradient is to be recorded. wrote(array) tells the library that a caller's array was
     written.
 
@@ -39,11 +43,9 @@ class Library:
     view: Callable[[Any], ArrayView]
     stream: Callable[[Any], int]
     empty: Callable[[Any, tuple[int, ...], str], Any]
-    to_host: Callable[[Any], Any]
-    from_host: Callable[[Any, Any], Any]
     holds: Callable[[type], bool]
     unfit: Mapping[type, str] = field(default_factory=dict)
-    finish: Callable[[Any], Any] | None = None
+    finish: Callable[[Any], Any] = same
     wants_grad: Callable[[Any], bool] = _never
     wrote: Callable[[Any], None] = _nothing
     glance: Callable[[Any], tuple[int, Hashable]] = None  # type: ignore[assignment]

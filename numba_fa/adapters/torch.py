@@ -65,21 +65,10 @@ def library() -> Library:
         if not array.is_inference():  # such a tensor counts no versions
             torch.autograd.graph.increment_version(array)
 
-    def to_host(array: Any) -> Any:
-        array = array.detach().cpu()
-        if array.dtype is not torch.bfloat16:
-            return array.numpy()
-        import ml_dtypes
-
-        return array.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-
-    def from_host(like: Any, array: Any) -> Any:
-        return torch.from_numpy(array).to(like.device)
-
     def holds(kind: type) -> bool:
         return issubclass(kind, torch.Tensor)
 
     return Library(
-        "torch", view, stream, empty, to_host, from_host, holds, wants_grad=wants_grad, wrote=wrote, glance=glance,
+        "torch", view, stream, empty, holds, wants_grad=wants_grad, wrote=wrote, glance=glance,
         address=torch.Tensor.data_ptr, maker=maker, streams=streams,
     )  # fmt: skip

@@ -90,7 +90,7 @@ class Template:
 
     def __init__(self, signature: tuple[str, ...], arguments: tuple[Any, ...]) -> None:
         self._signature = signature
-        self._constants = tuple(bytes(128) if isinstance(a, TensorMap) else a for a in arguments)
+        self._constants = tuple(_encoded(a) if isinstance(a, TensorMap) else a for a in arguments)
         self._words: list[tuple[int, int]] = []  # (8-byte word, which address)
         self._maps: list[tuple[slice, int, Callable[[int], bytes]]] = []
         offsets, at = ParameterBlock(signature).offsets, 0
@@ -119,6 +119,11 @@ class Template:
         for room, index, encode in self._maps:
             memory[room] = encode(addresses[index])
         block.addresses = addresses
+
+
+def _encoded(tensor_map: TensorMap) -> bytes:
+    """A map's bytes; zeros while its address is not known."""
+    return bytes(128) if place_of(tensor_map) is not None else encoder(tensor_map)(tensor_map.view.pointer)
 
 
 def make_prepare(
@@ -155,6 +160,18 @@ def make_prepare(
         return launch
 
     return prepare
+
+
+def make_launch(
+    kernel: LoadedKernel, signature: tuple[str, ...], grid: tuple[int, int, int], device: Device
+) -> Callable[[tuple[Any, ...], int], None]:
+    """launch(arguments, stream): enqueue a kernel that is launched once or a few times."""
+    prepare = make_prepare(kernel, signature, grid, device)
+
+    def launch(arguments: tuple[Any, ...], stream: int) -> None:
+        prepare(arguments)((), stream)
+
+    return launch
 
 
 def _make_current(device: Device) -> Callable[[], None]:
