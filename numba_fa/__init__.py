@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from numba_fa.api import attention, block_mask, explain, plan
+    from numba_fa.api import attention, explain, plan
+    from numba_fa.blocks import block_mask
     from numba_fa.compat import flash_attn_func
     from numba_fa.errors import CompileError, LaunchError, ProblemError, StoreWarning, UnsupportedError
     from numba_fa.problem.biases import ALiBi, DenseBias, ScoreMod, Softcap, T5Bias
@@ -30,9 +31,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "attention": "api",
-    "block_mask": "api",
     "explain": "api",
     "plan": "api",
+    "block_mask": "blocks",
     "flash_attn_func": "compat",
     **dict.fromkeys(
         ("All", "Any", "BlockMask", "Causal", "Document", "Full", "KeyPadding", "MaskMod", "PrefixLM", "SlidingWindow"),

@@ -18,7 +18,6 @@ from numba_fa.adapters.given import (
     common_library,
     glance_at,
     stream_of,
-    view_of,
     views_of,
     writable,
     wrote,
@@ -33,7 +32,7 @@ from numba_fa.dispatch.variant import Arrays, Variant
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.biases import Bias
 from numba_fa.problem.masks import Mask
-from numba_fa.problem.problem import CallSizes, Problem
+from numba_fa.problem.problem import Problem
 
 
 def attention(

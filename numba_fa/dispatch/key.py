@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _SLUG = re.compile(
-    r"(?P<op>fwd)-(?P<family>\w+)-(?P<dtype>\w+)-d(?P<head_dim>\d+)-(?P<mask>[\w+]+)(?:-(?P<bias>[\w+]+))?"
+    r"(?P<op>fwd|block)-(?P<family>\w+)-(?P<dtype>\w+)-d(?P<head_dim>\d+)-(?P<mask>[\w+]+)(?:-(?P<bias>[\w+]+))?"
     r"-m(?P<block_m>\d+)n(?P<block_n>\d+)s(?P<stages>\d+)"
 )
 _NUMBERS = ("head_dim", "block_m", "block_n", "stages")

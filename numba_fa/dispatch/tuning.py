@@ -26,7 +26,7 @@ class Row:
 
 
 TABLE = (
-    Row("sm90", 64, None, 192, 128, 2),
+    Row("sm90", 64, None, 192, 128, 4),
     Row("sm90", 128, None, 128, 128, 2),
     Row("sm90", 192, None, 128, 112, 2),
     Row("sm90", 256, None, 128, 80, 2),

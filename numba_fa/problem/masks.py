@@ -311,9 +311,9 @@ class Any(_Combined):
 class BlockMask(Mask):
     """A mask with a table of which blocks of it hold anything; `block_mask` makes it.
 
-    table: int32 (batch, heads, query blocks, key blocks), an axis of length 1 for all; 0: no key of the block is seen
-    by any of its queries, 1: ask `mask`, 2: every one by every one. block_size: queries, keys. seqlens: those the table
-    is for.
+    table: int32 (batch, heads, query blocks, key blocks), an axis of length 1 for all; element [b, h, m, n] is 2 * t +
+    whole for the last key block t up to n of which a query of block m sees a key, whole 1 when each sees each, and -1
+    when there is none. block_size: queries, keys. seqlens: those the table is for.
     """
 
     table: Anything

@@ -9,7 +9,7 @@ import numpy as np
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.tuning import key_for
-from numba_fa.dispatch.variant import Arrays, Variant
+from numba_fa.dispatch.variant import BIASES, MASKS, Arrays, Variant
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.problem import Problem
 
@@ -31,8 +31,8 @@ def numpy_view(view: ArrayView, carrier: dict[str, str] = _CARRIER) -> np.ndarra
     return np.ndarray(view.shape, dtype, memory, before, strides)
 
 
-def host_values(arguments: tuple[object, ...]) -> tuple[object, ...]:
-    """What mask, biases and sink_logits pass, on the CPU: numbers, and NumPy arrays (16-bit floats as bit patterns)."""
+def numpy_arguments(arguments: tuple[object, ...]) -> tuple[object, ...]:
+    """Launch arguments for the CPU: numbers as they are, arrays as NumPy's (16-bit floats as bit patterns)."""
     return tuple(numpy_view(a, _PATTERNS) if isinstance(a, ArrayView) else a for a in arguments)
 
 
@@ -56,12 +56,15 @@ FORWARD = Variant(
     family="cpu",
     dtypes=("fp32", "fp16", "bf16"),
     head_dims=range(8, 257, 8),
-    masks=("full", "causal"),
+    masks=MASKS,
     alignment=1,
     source="numba_fa.kernels.cpu.forward:forward_of",
     signature=lambda dtype: (),
     configure=_configure,
     grid=_grid,
     arguments=_arguments,
-    program=lambda problem: (host_values(problem.program_arguments),),
+    program=lambda problem: (numpy_arguments(problem.program_arguments),),
+    programmed=True,
+    biases=BIASES,
+    sink=True,
 )

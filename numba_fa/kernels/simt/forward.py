@@ -16,6 +16,8 @@ from numba_fa.flash.sink import make_join_sink
 from numba_fa.jit import KernelSource, cuda, device, float32, int32
 from numba_fa.kernels.simt.variant import signature
 from numba_fa.problem.tokens import tokens_of
+from numba_fa.ptx.elementwise import index as place
+from numba_fa.ptx.elementwise import real, scalars, to_float32
 from numba_fa.ptx.math import ex2_approx
 from numba_fa.ptx.memory import st_global_f32
 
@@ -34,7 +36,8 @@ def make_judge(program: Program) -> Any:
         if seen:
             return score
         inside = kv_idx <= last_key
-        return score if inside and visible(index, head, q_idx, min(kv_idx, last_key), aux) else NEG_INF
+        seen = inside and visible(place(index), place(head), place(q_idx), place(min(kv_idx, last_key)), scalars(aux))
+        return score if seen else NEG_INF
 
     if modify is None:
 
@@ -46,7 +49,9 @@ def make_judge(program: Program) -> Any:
 
     @device
     def judge_biased(score, scale, seen, index, head, q_idx, kv_idx, last_key, aux):
-        score = float32(modify(score * scale, index, head, q_idx, min(kv_idx, last_key), aux))
+        score = to_float32(modify(
+            real(score * scale), place(index), place(head), place(q_idx), place(min(kv_idx, last_key)), scalars(aux)
+        ))  # fmt: skip
         return mask(score, seen, index, head, q_idx, kv_idx, last_key, aux)
 
     return judge_biased
