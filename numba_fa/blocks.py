@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba_fa.adapters.arrays import Library, library_of
+from numba_fa.adapters.arrays import library_of
+from numba_fa.adapters.library import Library
 from numba_fa.dispatch.device import device_of
 from numba_fa.errors import ProblemError
 from numba_fa.problem.arrays import ArrayView

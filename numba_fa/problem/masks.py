@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any as Anything
 from typing import ClassVar
 
@@ -200,11 +201,11 @@ class PrefixLM(Mask):
     def tokens(self) -> tuple[str, ...]:
         return ("int32", "int32" if self._number else "array:int32:1")
 
-    @property
+    @cached_property
     def arrays(self) -> tuple[tuple[str, Anything], ...]:
         return () if self._number else (("prefix's lengths", self.prefix),)
 
-    @property
+    @cached_property
     def skeleton(self) -> tuple[Anything, ...]:
         return ("prefix", self.prefix if self._number else None)
 
@@ -265,11 +266,11 @@ class _Combined(Mask):
     def tokens(self) -> tuple[str, ...]:
         return tuple(token for mask in self.masks for token in mask.tokens)
 
-    @property
+    @cached_property
     def arrays(self) -> tuple[tuple[str, Anything], ...]:
         return tuple(array for mask in self.masks for array in mask.arrays)
 
-    @property
+    @cached_property
     def skeleton(self) -> tuple[Anything, ...]:
         return (self.kind, *[mask.skeleton for mask in self.masks])
 
@@ -337,11 +338,11 @@ class BlockMask(Mask):
     def tokens(self) -> tuple[str, ...]:
         return ("array:int32:2", "int32", "int32", "int32", "int32", *self.mask.tokens)
 
-    @property
+    @cached_property
     def arrays(self) -> tuple[tuple[str, Anything], ...]:
         return (("block's table", self.table), *self.mask.arrays)
 
-    @property
+    @cached_property
     def skeleton(self) -> tuple[Anything, ...]:
         return ("block", self.block_size, self.seqlens, self.mask.skeleton)
 
