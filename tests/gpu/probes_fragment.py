@@ -5,7 +5,7 @@ import numpy as np
 
 from numba_fa.flash.convert import CONVERSIONS
 from numba_fa.jit import KernelSource, cuda, device, float32, int32, uint16
-from numba_fa.ptx.elementwise import make_keep, make_map
+from numba_fa.ptx.elementwise import index, make_keep, make_map, real, scalars, to_float32, to_int32
 from numba_fa.ptx.fragment import (
     make_exponential,
     make_keep_below,
@@ -155,6 +155,24 @@ def _at_places(operation):
     return at_places
 
 
+def scalar_call_probe():
+    """A score's function called element by element, as the portable kernel does."""
+    function, limit = device(change), 5
+
+    def kernel(source, out):
+        thread = int32(cuda.threadIdx.x)
+        for i in range(COUNT):
+            at = thread * COUNT + i
+            score = function(real(source[at]), index(2), index(3), index(thread), index(i), scalars((int32(7), float32(0.25))))
+            out[at] = to_float32(score) + to_int32(index(min(i, limit)))
+
+    values = np.round(fragments(6, special=False) * 64) / 64
+    keys = np.arange(COUNT)
+    truth = change(values, 2, 3, np.arange(32)[:, None], keys, (7, 0.25)) + np.minimum(keys, limit)
+    source = KernelSource(kernel, ("float32*", "float32*"), 32, 0)
+    yield Probe("scalar_call", source, [values, np.full_like(values, 7)], {1: truth.astype(np.float32)})
+
+
 def _two_chains(values):
     """Sums along the last axis as the fragment's operations form them: every other term in a chain of its own."""
     chains = [np.add.accumulate(values[:, start::2], axis=1)[:, -1] for start in (0, 1)]
@@ -273,6 +291,7 @@ def halfway(half):
 def probes():
     yield from fragment_probes()
     yield from elementwise_probes()
+    yield from scalar_call_probe()
     yield from pack_probes()
     yield from scalar_probes()
     yield from conversion_probes()
