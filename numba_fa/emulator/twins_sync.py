@@ -52,7 +52,13 @@ def bar_warp_sync(mask: int) -> None:
     """The lanes of a warp meet."""
     if int(mask) & 0xFFFFFFFF != 0xFFFFFFFF:
         raise EmulationError(f"bar_warp_sync of the lanes {int(mask) & 0xFFFFFFFF:#x}; only whole warps are emulated")
-    current().block.threads.meet("bar_warp_sync", 32, None, lambda values: values)
+    block = current().block
+
+    def combine(values: dict[int, None]) -> dict[int, None]:
+        block.order.join(list(values))
+        return values
+
+    block.threads.meet("bar_warp_sync", 32, None, combine)
 
 
 def shfl_bfly(value: np.float32, mask: int) -> Any:
