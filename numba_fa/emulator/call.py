@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numba_fa.adapters.given import Given, common_library, views_of
 import numba_fa.kernels  # noqa: F401  (registers the variants)
+from numba_fa.adapters.given import Given, common_library, views_of
 from numba_fa.dispatch import device as devices
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.registry import variants
