@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numba_fa.api import _common_library, _described, _Program, _views
+import numba_fa.kernels  # noqa: F401  (registers the variants)
+from numba_fa.adapters.given import Given, common_library, views_of
 from numba_fa.dispatch import device as devices
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.registry import variants
@@ -61,12 +62,14 @@ def emulate(
     longer than limit_s, with an estimate; EmulationError (Deadlock, HazardError) where the kernel does what the hardware
     does not allow.
     """
-    library = _common_library(q, k, v, None)
+    given = Given(mask, bias, sink_logits)
+    library = common_library(given, q=q, k=k, v=v)
     if library.name != "numpy":
         raise ProblemError([f"arrays of {library.name}; emulate takes NumPy arrays"])
     arrays = _apart([np.asarray(x) for x in (q, k, v)])
-    views = _views(library, *arrays)
-    problem = _described(views, _Program(mask, bias, sink_logits), scale, None)
+    views = views_of(library, *arrays)
+    mask, bias, sink_logits = given.viewed()
+    problem = Problem.from_views(*views, mask=mask, bias=bias, sink_logits=sink_logits, scale=scale)
     device = replace(devices.HOPPER, multiprocessors=multiprocessors)
     variant = _variant(problem, device, family)
     key = _tiled(variant.configure(problem), tile)
