@@ -5,16 +5,24 @@ from dataclasses import replace
 import pytest
 
 import numba_fa.kernels  # noqa: F401  (registers the variants)
+from numba_fa.adapters.library import Library
 from numba_fa.dispatch.device import HOPPER
-from numba_fa.dispatch.plan import Plan
+from numba_fa.dispatch.plan import Access, Plan
 from numba_fa.dispatch.select import select
 from numba_fa.dispatch.variant import Arrays, TensorMap
 from numba_fa.errors import ProblemError
+from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.problem import Problem
 from tests.problem.views import ADDRESS, request, view
 
 STREAM = 12345
 LOG2_E = 1.4426950408889634
+
+
+# A library whose arrays are views.
+VIEWS = Library(
+    "views", lambda array: array, lambda array: STREAM, lambda like, shape, dtype: view(shape, dtype), lambda kind: True
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,11 +34,8 @@ def planned(asked, **options):
     """A plan on a pretended Hopper GPU for views, and the list of its launches: (arguments, stream)."""
     problem = Problem.from_views(**asked, **options)
     chosen, launches = select(problem, HOPPER), []
-    plan = Plan(
-        problem, chosen.variant, chosen.key, HOPPER, lambda *launch: launches.append(launch),
-        view=lambda array: array, stream_of=lambda array: STREAM,
-    )  # fmt: skip
-    return plan, launches
+    access = Access(lambda array: array, {ArrayView: VIEWS})
+    return Plan(problem, chosen.variant, chosen.key, HOPPER, access, lambda *launch: launches.append(launch)), launches
 
 
 def asked_of(dtype="bfloat16", **sizes):
@@ -147,7 +152,7 @@ def test_other_addresses_and_strides_of_the_same_problem_run():
     asked = asked_of()
     asked["q"] = replace(asked["q"], pointer=77 * ADDRESS, strides=(1920, 64, 320, 1))
     plan.run(**asked)
-    assert launches[0][0][0].view is asked["q"]
+    assert launches[0][0][0].view == asked["q"]
 
 
 def test_lse_pointer_is_0_without_lse():
@@ -159,4 +164,4 @@ def test_lse_pointer_is_0_without_lse():
 def test_a_plan_shows_itself_without_its_arrays_adapters():
     plan, _ = planned(asked_of())
     assert plan.key.family in repr(plan)
-    assert "stream_of" not in repr(plan)
+    assert "access" not in repr(plan)
