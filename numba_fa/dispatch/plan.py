@@ -80,7 +80,8 @@ class Plan:
 
     launch(arguments, stream) takes the kernel's parameter values and a stream's handle. prepare, where there is one,
     takes them with an Address for each address, once, and gives what launches on addresses alone. `kept` are the arrays
-    of mask, biases and sink_logits, as (what it is called, array, facts at a glance).
+    of mask, biases and sink_logits, as (what it is called, array, (address, facts) at a glance); a plan without them
+    trusts that the problem's stay where they are.
     """
 
     problem: Problem
@@ -101,7 +102,8 @@ class Plan:
 
     @cached_property
     def _aux_at(self) -> tuple[int, ...]:
-        return tuple(at for _, _, (at, _) in self.kept)
+        planned = [view.pointer for view in aux_views(self.problem)]
+        return tuple(at for _, _, (at, _) in self.kept) or tuple(planned)
 
     def run(self, q: Any, k: Any, v: Any, out: Any, lse: Any = None) -> None:
         """Compute into `out` and, if given, `lse`, on the caller's current stream. Allocates no device memory.
@@ -132,7 +134,7 @@ class Plan:
         if not (check(q, k, v, out, lse, *self._aux) if with_lse else check(q, k, v, out, *self._aux)):
             return None
         q_at, k_at, v_at, out_at = address(q), address(k), address(v), address(out)
-        aux = tuple(map(address, self._aux)) if self._aux else ()
+        aux = tuple(map(address, self._aux)) if self._aux else self._aux_at
         if (q_at | k_at | v_at | out_at) & 15 != ending or aux != self._aux_at:
             return None
         return ready, (q_at, k_at, v_at, out_at, address(lse) if with_lse else 0, *aux)
@@ -213,7 +215,7 @@ class Plan:
         ]
         if faults:
             raise ProblemError(faults)
-        return tuple(at for _, _, (at, _) in seen)
+        return self._aux_at
 
     def _covers(self, found: Problem) -> bool:
         """Whether `found` differs in alignment only, and has enough of it."""
