@@ -6,36 +6,88 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from numba_fa.dispatch.addresses import FIRST_AUX, LSE, OUT, aux_views, with_addresses, with_places
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.variant import Arrays, Variant
 from numba_fa.errors import ProblemError
 from numba_fa.problem.arrays import ArrayView
+from numba_fa.problem.overlap import span
 from numba_fa.problem.problem import Problem
 
+Launch = Callable[[tuple[int, ...], int], None]  # (addresses, stream)
+_MOST_READY = 64  # ways for arrays to lie that a plan remembers
 
-def _untold(array: Any) -> None:
-    """Say to nobody that an array was written."""
+
+@dataclass(frozen=True)
+class Access:
+    """How a plan reaches the caller's arrays (adapters).
+
+    view(array) -> ArrayView, or an error that says what is wrong with it. glance(array) -> (address, facts), as of
+    `adapters.library.Library`. stream(array) -> handle of the caller's stream. wrote(arrays) tells their library.
+    """
+
+    view: Callable[[Any], ArrayView]
+    glance: Callable[[Any], tuple[int, Any]]
+    stream: Callable[[Any], int]
+    wrote: Callable[[tuple[Any, ...]], None] = lambda arrays: None
+
+
+class Ready:
+    """A plan for arrays that lie in one way, checked but for their addresses.
+
+    launch(addresses of q, k, v, out, lse (0: none) and of the aux arrays, stream).
+    """
+
+    __slots__ = ("_apart", "_inputs", "_out", "launch")
+
+    def __init__(self, launch: Launch, views: list[ArrayView]) -> None:
+        self.launch = launch
+        spans = [(low - view.pointer, high - view.pointer) for view in views for low, high in [span(view)]]
+        self._out = spans[OUT]
+        # Of each array that is read: which address, and where its bytes begin and end beside it.
+        self._inputs = [(i, *reach) for i, reach in enumerate(spans) if i not in (OUT, LSE)]
+        self._apart: set[tuple[int, ...]] = set()
+
+    def out_is_apart(self, addresses: tuple[int, ...]) -> bool:
+        """Whether out shares no byte with what is read, or lies to it as it lay in a call that was checked."""
+        out = addresses[OUT]
+        low, high = out + self._out[0], out + self._out[1]
+        for i, start, end in self._inputs:
+            at = addresses[i]
+            if at + start < high and low < at + end:
+                return self._distances(addresses) in self._apart
+        return True
+
+    def note_apart(self, addresses: tuple[int, ...]) -> None:
+        """Remember that out may lie so to what is read; only of arrays whose ranges interleave that is news."""
+        if not self.out_is_apart(addresses):
+            if len(self._apart) >= _MOST_READY:
+                self._apart.clear()
+            self._apart.add(self._distances(addresses))
+
+    def _distances(self, addresses: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(addresses[i] - addresses[OUT] for i, _, _ in self._inputs)
 
 
 @dataclass(frozen=True)
 class Plan:
     """A chosen, compiled and loaded kernel for one problem.
 
-    `run` takes the caller's arrays; `view` turns an array into an ArrayView and its stream (adapters); `launch`
-    takes the kernel's parameter values and a stream handle; `wrote` tells an array's library that it was written.
-    `kept` are the arrays of mask, biases and sink_logits, as (what it is called, array, its view when planned).
+    launch(arguments, stream) takes the kernel's parameter values and a stream's handle. prepare, where there is one,
+    takes them with an Address for each address, once, and gives what launches on addresses alone. `kept` are the arrays
+    of mask, biases and sink_logits, as (what it is called, array, facts at a glance).
     """
 
     problem: Problem
     variant: Variant
     key: DispatchKey
     device: Device
-    launch: Callable[[tuple[Any, ...], int], None]
-    view: Callable[[Any], ArrayView] = field(repr=False)
-    stream_of: Callable[[Any], int] = field(repr=False)
-    wrote: Callable[[Any], None] = field(default=_untold, repr=False)
-    kept: tuple[tuple[str, Any, ArrayView], ...] = field(default=(), repr=False)
+    access: Access = field(repr=False)
+    launch: Callable[[tuple[Any, ...], int], None] | None = field(default=None, repr=False)
+    prepare: Callable[[tuple[Any, ...]], Launch] | None = field(default=None, repr=False)
+    kept: tuple[tuple[str, Any, Any], ...] = field(default=(), repr=False)
+    _ready: dict[Any, Ready] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def run(self, q: Any, k: Any, v: Any, out: Any, lse: Any = None) -> None:
         """Compute into `out` and, if given, `lse`, on the caller's current stream. Allocates no device memory.
@@ -46,35 +98,84 @@ class Plan:
         is not checked. JAX arrays are immutable, so no plan writes to them. Mask, biases and sink_logits are those that
         the plan was made with; their arrays may have other contents since, but must lie where they lay.
         """
-        self._check_kept()
-        view = self.view
+        access = self.access
+        glance = access.glance
+        try:
+            q_at, q_facts = glance(q)
+            k_at, k_facts = glance(k)
+            v_at, v_facts = glance(v)
+            out_at, out_facts = glance(out)
+            lse_at, lse_facts = (0, None) if lse is None else glance(lse)
+            addresses = (q_at, k_at, v_at, out_at, lse_at)
+            if self.kept:
+                addresses += self._kept_addresses()
+            ready = self._ready[q_facts, k_facts, v_facts, out_facts, lse_facts, (q_at | k_at | v_at | out_at) & 15]
+            known = ready.out_is_apart(addresses)
+        except Exception:  # a new way to lie, or a fault, which is told below
+            known = False
+        if not known:
+            ready, addresses = self._checked(q, k, v, out, lse)
+        ready.launch(addresses, access.stream(q))
+        access.wrote((out,) if lse is None else (out, lse))
+
+    def ready(self, arrays: Arrays) -> Ready:
+        """The plan for arrays that lie as these do, which were viewed and checked already."""
+        views = [arrays.q, arrays.k, arrays.v, arrays.out, arrays.lse or arrays.out, *aux_views(self.problem)]
+        if self.prepare is None:
+            return Ready(self._by_values(arrays), views)
+        return Ready(self.prepare(self._arguments(*with_places(self.problem, arrays))), views)
+
+    def _arguments(self, problem: Problem, arrays: Arrays) -> tuple[Any, ...]:
+        own = self.variant.arguments(problem, self.key, arrays)
+        return (*own, *self.variant.program(problem)) if self.variant.programmed else own
+
+    def _by_values(self, arrays: Arrays) -> Launch:
+        """Launching on addresses where every argument is made anew for them."""
+        assert self.launch is not None
+        run, problem = self.launch, self.problem
+
+        def launch(addresses: tuple[int, ...], stream: int) -> None:
+            run(self._arguments(*with_addresses(problem, arrays, addresses)), stream)
+
+        return launch
+
+    def _checked(self, q: Any, k: Any, v: Any, out: Any, lse: Any) -> tuple[Ready, tuple[int, ...]]:
+        """Ready for these arrays, and their addresses; ProblemError for any fault of theirs."""
+        view, glance = self.access.view, self.access.glance
+        aux = self._kept_addresses()
         arrays = Arrays(view(q), view(k), view(v), view(out), None if lse is None else view(lse))
+        asked = self.problem
         found = Problem.from_views(
-            arrays.q, arrays.k, arrays.v, mask=self.problem.mask, bias=self.problem.biases,
-            sink_logits=self.problem.sink_logits, scale=self.problem.scale, out=arrays.out, lse=arrays.lse,
+            arrays.q, arrays.k, arrays.v, mask=asked.mask, bias=asked.biases, sink_logits=asked.sink_logits,
+            scale=asked.scale, out=arrays.out, lse=arrays.lse,
         )  # fmt: skip
-        if found != self.problem and not self._covers(found):
-            raise ProblemError([f"this plan is for {self.problem.summary}, alignment {self.problem.alignment}; "
+        if found != asked and not self._covers(found):
+            raise ProblemError([f"this plan is for {asked.summary}, alignment {asked.alignment}; "
                                 f"the arrays make {found.summary}, alignment {found.alignment}"])  # fmt: skip
-        self.run_arrays(arrays, self.stream_of(q))
-        self.wrote(out)
-        if lse is not None:
-            self.wrote(lse)
+        seen = [glance(array) if array is not None else (0, None) for array in (q, k, v, out, lse)]
+        addresses = (*[at for at, _ in seen], *aux)
+        key = (*[facts for _, facts in seen], (addresses[0] | addresses[1] | addresses[2] | addresses[OUT]) & 15)
+        ready = self._ready.get(key)
+        if ready is None:
+            ready = self.ready(arrays)
+            if len(self._ready) >= _MOST_READY:
+                self._ready.clear()
+            self._ready[key] = ready
+        ready.note_apart(addresses)
+        return ready, addresses
 
-    def run_arrays(self, arrays: Arrays, stream: int) -> None:
-        """`run` for arrays that were viewed and checked already."""
-        arguments = self.variant.arguments(self.problem, self.key, arrays)
-        self.launch(arguments + self.variant.program(self.problem) if self.variant.programmed else arguments, stream)
-
-    def _check_kept(self) -> None:
-        """ProblemError where an array of mask, biases or sink_logits has been freed, moved or resized since."""
-        faults = []
-        for label, array, planned in self.kept:
-            now = self.view(array)
-            if now != planned:
-                faults.append(f"{label} was {_place(planned)} when this plan was made; it is {_place(now)} now")
+    def _kept_addresses(self) -> tuple[int, ...]:
+        """Where the arrays of mask, biases and sink_logits are; ProblemError where one was freed, moved or resized."""
+        glance = self.access.glance
+        seen = [(label, planned, glance(array)) for label, array, planned in self.kept]
+        faults = [
+            f"{label} is not where and as it was when this plan was made; its memory was freed, moved or resized"
+            for label, planned, now in seen
+            if now != planned
+        ]
         if faults:
             raise ProblemError(faults)
+        return tuple(at for _, _, (at, _) in seen)
 
     def _covers(self, found: Problem) -> bool:
         """Whether `found` differs in alignment only, and has enough of it."""
@@ -86,5 +187,4 @@ class Plan:
         return same and found.alignment >= self.variant.alignment
 
 
-def _place(view: ArrayView) -> str:
-    return f"{view.dtype} {view.shape} with strides {view.strides} at {view.pointer:#x} on {view.device}"
+assert FIRST_AUX == LSE + 1
