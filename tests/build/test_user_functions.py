@@ -121,7 +121,7 @@ def test_a_wrong_return_type_is_told(make, words):
     lambda: ScoreMod(lambda score, b, h, i, j: 0.0),
 ])  # fmt: skip
 def test_any_real_number_is_a_score(make):
-    from numba_fa.build.user_errors import check_functions
+    from numba_fa.problem.user_errors import check_functions
 
     with compiler._compiling_for((8, 0)):
         check_functions([FUNCTIONS[make().name]], device, TOKENS)
