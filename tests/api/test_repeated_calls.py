@@ -1,5 +1,6 @@
 """Calls made before are cheap, and nothing that makes a call wrong or different goes unseen because of that."""
 
+import ctypes
 import gc
 import sys
 import weakref
@@ -338,3 +339,30 @@ def test_threads_that_call_at_once():
         for arrays, lengths, n, out in pool.map(one, range(24)):
             cap = bind(reference.softcap, 19, 23, cap=1.0 + n % 3)
             assert close(out, truth(*arrays, mask=padded(lengths), bias=[cap]))
+
+
+def test_a_launch_has_the_addresses_of_its_own_call():
+    """On a pretended GPU, whose tensor maps begin with their address: what the driver is given, read as it reads it."""
+    from numba_fa.testing.host_cost import pretended_gpu
+
+    lengths = [torch.tensor([n], dtype=torch.int32) for n in (60, 50)]
+    arrays = [[torch.zeros(1, 64, 2, 64, dtype=torch.bfloat16) for _ in range(3)] for _ in range(2)]
+    with pretended_gpu() as last:
+        for _ in range(2):
+            for (q, k, v), length in zip(arrays, lengths):
+                out, lse = numba_fa.attention(q, k, v, mask=numba_fa.KeyPadding(length), return_lse=True)
+                places = (ctypes.c_void_p * 17).from_address(last[0][9])
+                words = [ctypes.c_int64.from_address(place).value for place in places]
+                assert words[:5] == [x.data_ptr() for x in (q, k, v, out, lse)]
+                assert words[12:] == [0, 0, 1, 4, length.data_ptr()]
+                assert [ctypes.c_int32.from_address(place).value for place in places[5:10]] == [2, 2, 1, 64, 64]
+
+
+def test_a_plan_made_without_its_arrays_uses_the_problems():
+    """`plan_for` takes a problem alone; benchmarks name kernels so."""
+    lengths = torch.tensor([20, 7], dtype=torch.int32)
+    found = numba_fa.explain(*QKV, mask=numba_fa.KeyPadding(lengths))
+    plan, out = api.plan_for(found.problem, found.variant, found.key), torch.empty_like(QKV[0])
+    for _ in range(3):
+        plan.run(*QKV, out)
+    assert close(out, truth(*QKV, mask=padded(lengths)))
