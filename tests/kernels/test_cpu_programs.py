@@ -237,17 +237,19 @@ def _inside(b, h, q_idx, kv_idx, batch, heads, seqlen_q, seqlen_k):
     return kv_idx <= q_idx
 
 
-def _inside_score(score, b, h, q_idx, kv_idx, batch, heads, seqlen_q, seqlen_k):
+def _inside_score(score, b, h, q_idx, kv_idx, batch, heads, seqlen_q, seqlen_k, array):
     inside = 0 <= b < batch and 0 <= h < heads and 0 <= q_idx < seqlen_q and 0 <= kv_idx < seqlen_k
     if not inside:
         raise IndexError
     return score
 
 
+@pytest.mark.parametrize("axes", [1, 4])  # with 4 a tile is walked in strips
 @pytest.mark.parametrize("tile", [(32, 16), (5, 7)], ids=str)
-def test_functions_never_see_an_index_outside(tile):
+def test_functions_never_see_an_index_outside(tile, axes):
     sizes = SIZES["ragged"]
-    mask, bias = programs.user_mask(_inside, sizes, None), programs.user_bias(_inside_score, sizes, None)
+    mask = programs.user_mask(_inside, sizes, None)
+    bias = programs.user_bias(_inside_score, (*sizes, np.zeros((1,) * axes, np.float32)), None)
     options = {"tile": dict(zip(("block_m", "block_n"), tile))}
     with one_thread():
         out, _ = compute(*drawn(sizes, "fp32"), "fp32", mask, [bias], **options)

@@ -180,8 +180,8 @@ def _compiled(dtype):
         row_max = np.full(line, MINUS_INFINITY, np.float32)
         row_sum = np.zeros(line, np.float32)
         rescale = np.empty(line, np.float32)
-        if sinks.size and sinks[head] != MINUS_INFINITY:
-            # A sink is a key seen by all whose value is zero.
+        if sinks.size:
+            # A sink is a key seen by all whose value is zero. Of logit -inf it goes, like all before, with the first key.
             row_max[:], row_sum[:] = sinks[head] * np.float32(LOG2_E), np.float32(1.0)
 
         load_queries(q, batch, head, start, rows, factor, q_t)
