@@ -47,6 +47,11 @@ def half_to_float32(words: np.ndarray, dtype: str) -> np.ndarray:
     return (words.astype(np.uint32) << 16).view(np.float32)
 
 
+def multiplied(axes: str, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """A float32 matrix product, by NumPy's own loops: BLAS would start threads, which cost more than a tile's product."""
+    return np.einsum(axes, left, right)
+
+
 def decode(descriptor: int) -> Descriptor:
     """(start address, leading byte offset, stride byte offset) of a shared-memory matrix descriptor."""
     if (descriptor >> 62) & 3 != 1:

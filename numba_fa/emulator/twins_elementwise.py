@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,19 @@ from numba_fa.ptx.fragment import column_of, row_of
 _NEG_INF = np.float32(-np.inf)
 
 
+@lru_cache
+def _registers(count: int) -> list[tuple[int, int, int]]:
+    """(register, its row of the thread's two, its column less the thread's)."""
+    return [(i, row_of(i), column_of(i)) for i in range(count)]
+
+
 def _each(count: int, arguments: tuple[Any, ...], clamp: bool) -> Any:
     """(register, b, h, q, kv as Python ints) of each element."""
     b, h, q0, q1, kv0, limit = [int(value) for value in arguments]
     rows = (q0, q1)
-    for i in range(count):
-        kv = kv0 + column_of(i)
-        yield i, b, h, rows[row_of(i)], min(kv, limit) if clamp else kv
+    for i, row, column in _registers(count):
+        kv = kv0 + column
+        yield i, b, h, rows[row], limit if clamp and kv > limit else kv
 
 
 def map_scores(count: int, function: Callable[..., Any], clamp: bool, fragment: np.ndarray, *arguments: Any) -> np.ndarray:

@@ -14,6 +14,7 @@ from numba_fa.emulator.tensor_core import (
     half_to_float32,
     k_major,
     mn_major,
+    multiplied,
     tile_of,
 )
 from numba_fa.emulator.threads import current
@@ -34,7 +35,7 @@ def gemm_ss(n: int, steps: int, dtype: str, a_step: Step, b_step: Step, a: int, 
         ]
 
         def multiply(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-            return half_to_float32(left, dtype) @ half_to_float32(right, dtype).T
+            return multiplied("ik,jk->ij", half_to_float32(left, dtype), half_to_float32(right, dtype))
 
         return _start(thread, values, Group(operands, multiply), n, steps, f"{dtype}, A and B in shared memory")
 
@@ -55,7 +56,8 @@ def gemm_rs(n: int, steps: int, dtype: str, b_step: Step, fragment: Any, words: 
 
         def multiply(right: np.ndarray) -> np.ndarray:
             # Read here: an accumulator may itself be of an older group, finished by now.
-            return tile_of(np.stack([_registers(f) for f in accumulator])) + left @ half_to_float32(right, dtype)
+            start = tile_of(np.stack([_registers(f) for f in accumulator]))
+            return start + multiplied("ik,kj->ij", left, half_to_float32(right, dtype))
 
         return _start(thread, values, Group(operands, multiply), n, steps, f"{dtype}, A in registers")
 

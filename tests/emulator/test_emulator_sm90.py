@@ -27,9 +27,9 @@ CASES = [
     (Case(1, 1, "causal", head_dim=128), WIDE, 132),
     (Case(1, 300, "causal", head_dim=16), TALL, 132),
     (Case(65, 129, head_dim=128, heads=4, heads_kv=2), WIDE, 132),
-    (Case(65, 129, "causal", head_dim=64, heads=3, heads_kv=1, batch=2), TALL, 132),
-    (Case(200, 150, head_dim=64, heads=2, batch=2), TALL, 3),
-    (Case(300, 270, head_dim=128, heads=2), WIDE, 2),
+    (Case(65, 129, "causal", head_dim=64, heads=2, heads_kv=1, batch=2), TALL, 132),
+    (Case(200, 150, head_dim=64, batch=2), TALL, 3),
+    (Case(300, 270, head_dim=128), WIDE, 2),
     (Case(150, 100, head_dim=256, dtype="fp16"), (128, 80, 2), 1),  # O takes Q's room
     (Case(200, 500, head_dim=64), (128, 64, 3), 2),
 ]
@@ -55,7 +55,7 @@ def test_order_of_threads_changes_nothing(mask, seed):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_layout(layout):
-    case = Case(70, 140, "causal", heads=2, batch=2)
+    case = Case(70, 140, "causal", heads=2)
     arrays = [LAYOUTS[layout](array) for array in inputs(case)]
     out, lse, _ = emulate(case, "sm90", *TALL, arrays)
     assert_attention(case, out, lse, arrays, TOLERANCE["bf16"])
