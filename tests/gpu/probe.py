@@ -93,7 +93,7 @@ def run_on_gpu(probe: Probe) -> dict[int, np.ndarray]:
             values.append(given)
             continue
         bits = array.view(np.float16) if array.dtype == np.uint16 else array
-        tensor = tensors[position] = to_torch(np.ascontiguousarray(bits))
+        tensor = tensors[position] = to_torch(np.array(bits, order="C"))
         if isinstance(given, Box):
             view = ArrayView(tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), str(array.dtype), 2, "cuda:0")
             values.append(LaunchMap(view, given.rows, 64))
