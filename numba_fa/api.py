@@ -17,10 +17,8 @@ from numba_fa.adapters.given import (
     checked_view,
     common_library,
     glance_at,
-    stream_of,
     views_of,
     writable,
-    wrote,
 )  # fmt: skip
 from numba_fa.adapters.library import Library, same
 from numba_fa.dispatch.addresses import aux_views
@@ -67,37 +65,25 @@ def attention(
     function that does not compile; all before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1; on Hopper
     Shah et al., FlashAttention-3 (2024).
     """
-    key, call, out_at, aux = None, None, 0, ()
+    given: Any = mask
+    key = call = None
+    aux: Any = ()
     try:
         library = LIBRARIES[type(q)]
-        glance = library.glance
-        q_at, q_facts = glance(q)
-        k_at, k_facts = glance(k)
-        v_at, v_facts = glance(v)
-        one = LIBRARIES[type(k)] is library and LIBRARIES[type(v)] is library
-        out_facts = given = None
-        if out is not None:
-            one = one and LIBRARIES[type(out)] is library
-            out_at, out_facts = glance(out)
+        q_at, k_at, v_at, out_at, _, facts = library.glances(q, k, v, out, None)
         if scale is not None:
             scale = float(scale)
         if bias is not None or sink_logits is not None or (mask is not None and type(mask) is not str):
             given, aux = Given(mask, bias, sink_logits).glance()
-        else:
-            given = mask
-        if one:
-            key = (
-                library.name, q_facts, k_facts, v_facts, out_facts, (q_at | k_at | v_at | out_at) & 15, given, scale,
-                return_lse, env.backend_mark(),
-            )  # fmt: skip
-            call = _CALLS[key]
+        key = facts, (q_at | k_at | v_at | out_at) & 15, given, scale, return_lse, env.backend_mark()
+        call = _CALLS[key]
+        known = out is None or call.out_is_apart((q_at, k_at, v_at, out_at, 0, *aux))
     except Exception:  # a call not made before, or a fault, which is told below
-        call = None
-    if call is None or (out is not None and not call.out_is_apart((q_at, k_at, v_at, out_at, 0, *aux))):
-        call = _checked_call(key, q, k, v, Given(mask, bias, sink_logits), scale, out, return_lse)
-        aux = tuple(glance_at(array)[0] for _, array in Given(mask, bias, sink_logits).arrays)
-        q_at, k_at, v_at = (glance_at(array)[0] for array in (q, k, v))
-        out_at = 0 if out is None else glance_at(out)[0]
+        known = False
+    if call is None or not known:
+        call, (q_at, k_at, v_at, out_at, _, *aux) = _checked_call(
+            key, q, k, v, Given(mask, bias, sink_logits), scale, out, return_lse
+        )
     result, lse, lse_at = out, None, 0
     if out is None:
         result = call.new_out(q)
@@ -184,16 +170,19 @@ def forget() -> None:
 
 def _checked_call(
     key: Any, q: Any, k: Any, v: Any, given: Given, scale: float | None, out: Any, return_lse: bool
-) -> _Call:
-    """Check a call as if it were the first, and remember how it is made; raises all that `attention` does."""
+) -> tuple[_Call, tuple[int, ...]]:
+    """Check a call as if it were the first, and remember how it is made; that, and the addresses of its arrays.
+
+    Raises all that `attention` does.
+    """
     library, views, out_view, problem = _examined(q, k, v, given, scale, out)
     call = None if key is None else _CALLS.get(key)
     if call is None:
-        ready = _ready(problem, views, out_view, return_lse)
+        ready = _ready(problem, q, views, out_view, return_lse)
         shape = views[0].shape
         call = _Call(
             ready, ready.launch, ready.out_is_apart, library.maker(q, shape, views[0].dtype),
-            library.maker(q, _lse_shape(problem), "float32"), library.address, library.streams(q), library.wrote,
+            library.maker(q, _lse_shape(problem), "float32"), library.address, ready.stream, library.wrote,
             None if library.finish is same else library.finish,
         )  # fmt: skip
         with _LOCK:
@@ -201,18 +190,19 @@ def _checked_call(
                 if len(_CALLS) >= _MOST_CALLS:
                     del _CALLS[next(iter(_CALLS))]
                 _CALLS[key] = call
+    aux = [view.pointer for view in aux_views(problem)]
+    addresses = (*[view.pointer for view in views], out_view.pointer if out_view else 0, 0, *aux)
     if out_view is not None:
-        aux = [view.pointer for view in aux_views(problem)]
-        call.ready.note_apart((*[view.pointer for view in views], out_view.pointer, 0, *aux))
-    return call
+        call.ready.note_apart(addresses)
+    return call, addresses
 
 
-def _ready(problem: Problem, views: Views, out: ArrayView | None, return_lse: bool) -> Ready:
+def _ready(problem: Problem, q: Any, views: Views, out: ArrayView | None, return_lse: bool) -> Ready:
     """A plan's launch for arrays that lie so; results that are to be made will be dense."""
     lse_shape = _lse_shape(problem)
     lse = ArrayView(0, lse_shape, dense_strides(lse_shape), "float32", 4, problem.device) if return_lse else None
     made = replace(views[0], strides=dense_strides(views[0].shape), writable=True)
-    return _plan(problem, env.backend()).ready(Arrays(*views, out or made, lse))
+    return _plan(problem, env.backend()).ready(Arrays(*views, out or made, lse), q)
 
 
 def _lse_shape(problem: Problem) -> tuple[int, int, int]:
@@ -243,7 +233,7 @@ def _plan(problem: Problem, backend: str | None) -> Plan:
 
 def plan_for(problem: Problem, variant: Variant, key: DispatchKey) -> Plan:
     """A plan with this kernel and no other, compiled and loaded."""
-    device, access = device_of(problem.device), Access(checked_view, glance_at, stream_of, wrote)
+    device, access = device_of(problem.device), Access(checked_view, LIBRARIES)
     if device.arch == "cpu":
         kernel = variant.factory()(key)
         return Plan(problem, variant, key, device, access, launch=lambda arguments, stream: kernel(*arguments))
@@ -252,4 +242,5 @@ def plan_for(problem: Problem, variant: Variant, key: DispatchKey) -> Plan:
 
     signature = variant.signature(key.dtype) + (problem.program_tokens if variant.programmed else ())
     grid = variant.grid(problem, key, device)
-    return Plan(problem, variant, key, device, access, prepare=make_prepare(load(key, variant, device), signature, grid, device))
+    prepare = make_prepare(load(key, variant, device), signature, grid, device)
+    return Plan(problem, variant, key, device, access, prepare=prepare)

@@ -142,17 +142,6 @@ def glance_at(array: Any) -> tuple[int, Any]:
     return LIBRARIES[type(array)].glance(array)
 
 
-def stream_of(array: Any) -> int:
-    """The caller's stream, by the array's library."""
-    return LIBRARIES[type(array)].stream(array)
-
-
-def wrote(arrays: tuple[Any, ...]) -> None:
-    """Tell the arrays' library that they were written."""
-    for array in arrays:
-        LIBRARIES[type(array)].wrote(array)
-
-
 def no_backward(what: str) -> UnsupportedError:
     """The error of a gradient that would be lost."""
     return UnsupportedError(

@@ -33,10 +33,12 @@ class Library:
     wants_grad(array): whether a gradient is to be recorded. wrote(array) tells the library that a caller's array was
     written.
 
-    For calls made again and again, by default in terms of these: glance(array) -> (address, facts), facts equal where
-    views are equal but for the address and wants_grad is; it may raise anything for an array that `view` refuses.
-    address(array): of an array that `empty` made. maker(like, shape, dtype) and streams(like): functions of any array
-    laid out like `like` that do as `empty` and `stream`.
+    For calls made again and again, by default in terms of these: glance(array) -> (address, facts), facts equal only
+    where views are equal but for the address, and wants_grad too. glances(q, k, v, out, lse) -> (their addresses, 0 for
+    None, and the facts of all). Both may raise anything for arrays that are unfit, singly or together. guard(*arrays)
+    -> check(*others), true only where the others' facts are the arrays', for libraries that know a quick way, else None.
+    address(array): of any that passed such a check or that `empty` made. maker(like, shape, dtype) and streams(like):
+    functions of any array laid out like `like` that do as `empty` and `stream`.
     """
 
     name: str
@@ -49,6 +51,8 @@ class Library:
     wants_grad: Callable[[Any], bool] = _never
     wrote: Callable[[Any], None] = _nothing
     glance: Callable[[Any], tuple[int, Hashable]] = None  # type: ignore[assignment]
+    glances: Callable[[Any, Any, Any, Any, Any], tuple[int, int, int, int, int, Hashable]] = None  # type: ignore[assignment]
+    guard: Callable[..., Callable[..., bool]] | None = None
     address: Callable[[Any], int] = None  # type: ignore[assignment]
     maker: Callable[[Any, tuple[int, ...], str], Callable[[Any], Any]] = None  # type: ignore[assignment]
     streams: Callable[[Any], Callable[[Any], int]] = None  # type: ignore[assignment]
@@ -56,6 +60,7 @@ class Library:
     def __post_init__(self) -> None:
         for name, plain in (
             ("glance", self._glance),
+            ("glances", self._glances),
             ("address", lambda array: self.view(array).pointer),
             ("maker", lambda like, shape, dtype: lambda array: self.empty(array, shape, dtype)),
             ("streams", lambda like: self.stream),
@@ -65,5 +70,10 @@ class Library:
 
     def _glance(self, array: Any) -> tuple[int, Hashable]:
         view = self.view(array)
-        facts = view.shape, view.strides, view.dtype, view.device, view.writable, self.wants_grad(array)
+        facts = self.name, view.shape, view.strides, view.dtype, view.device, view.writable, self.wants_grad(array)
         return view.pointer, facts
+
+    def _glances(self, *arrays: Any) -> tuple[int, int, int, int, int, Hashable]:
+        seen = [(0, None) if array is None else self.glance(array) for array in arrays]
+        q_at, k_at, v_at, out_at, lse_at = (at for at, _ in seen)
+        return q_at, k_at, v_at, out_at, lse_at, tuple(facts for _, facts in seen)

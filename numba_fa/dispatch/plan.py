@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from numba_fa.dispatch.addresses import FIRST_AUX, LSE, OUT, aux_views, with_addresses, with_places
@@ -23,26 +24,26 @@ _MOST_READY = 64  # ways for arrays to lie that a plan remembers
 class Access:
     """How a plan reaches the caller's arrays (adapters).
 
-    view(array) -> ArrayView, or an error that says what is wrong with it. glance(array) -> (address, facts), as of
-    `adapters.library.Library`. stream(array) -> handle of the caller's stream. wrote(arrays) tells their library.
+    view(array) -> ArrayView, or an error that says what is wrong with it. libraries: by the type of an array what its
+    library does, of which `glance`, `glances`, `streams` and `wrote` are used (`adapters.library.Library`).
     """
 
     view: Callable[[Any], ArrayView]
-    glance: Callable[[Any], tuple[int, Any]]
-    stream: Callable[[Any], int]
-    wrote: Callable[[tuple[Any, ...]], None] = lambda arrays: None
+    libraries: Mapping[type, Any]
 
 
 class Ready:
     """A plan for arrays that lie in one way, checked but for their addresses.
 
-    launch(addresses of q, k, v, out, lse (0: none) and of the aux arrays, stream).
+    launch(addresses of q, k, v, out, lse (0: none) and of the aux arrays, stream). stream(q): the caller's. wrote(array)
+    tells the library of a result.
     """
 
-    __slots__ = ("_apart", "_inputs", "_out", "launch")
+    __slots__ = ("_apart", "_inputs", "_last", "_out", "launch", "stream", "wrote")
 
-    def __init__(self, launch: Launch, views: list[ArrayView]) -> None:
-        self.launch = launch
+    def __init__(self, launch: Launch, library: Any, q: Any, views: list[ArrayView]) -> None:
+        self.launch, self.stream, self.wrote = launch, library.streams(q), library.wrote
+        self._last: tuple[int, ...] = ()
         spans = [(low - view.pointer, high - view.pointer) for view in views for low, high in [span(view)]]
         self._out = spans[OUT]
         # Of each array that is read: which address, and where its bytes begin and end beside it.
@@ -51,12 +52,15 @@ class Ready:
 
     def out_is_apart(self, addresses: tuple[int, ...]) -> bool:
         """Whether out shares no byte with what is read, or lies to it as it lay in a call that was checked."""
+        if addresses == self._last:
+            return True
         out = addresses[OUT]
         low, high = out + self._out[0], out + self._out[1]
         for i, start, end in self._inputs:
             at = addresses[i]
             if at + start < high and low < at + end:
                 return self._distances(addresses) in self._apart
+        self._last = addresses
         return True
 
     def note_apart(self, addresses: tuple[int, ...]) -> None:
@@ -76,7 +80,8 @@ class Plan:
 
     launch(arguments, stream) takes the kernel's parameter values and a stream's handle. prepare, where there is one,
     takes them with an Address for each address, once, and gives what launches on addresses alone. `kept` are the arrays
-    of mask, biases and sink_logits, as (what it is called, array, facts at a glance).
+    of mask, biases and sink_logits, as (what it is called, array, (address, facts) at a glance); a plan without them
+    trusts that the problem's stay where they are.
     """
 
     problem: Problem
@@ -88,6 +93,17 @@ class Plan:
     prepare: Callable[[tuple[Any, ...]], Launch] | None = field(default=None, repr=False)
     kept: tuple[tuple[str, Any, Any], ...] = field(default=(), repr=False)
     _ready: dict[Any, Ready] = field(default_factory=dict, init=False, compare=False, repr=False)
+    # Of the last call: its library's check and function for addresses, how these end in bits, whether it had lse, Ready.
+    _last: list[tuple[Any, ...]] = field(default_factory=lambda: [(None,) * 5], init=False, compare=False, repr=False)
+
+    @cached_property
+    def _aux(self) -> tuple[Any, ...]:
+        return tuple(array for _, array, _ in self.kept)
+
+    @cached_property
+    def _aux_at(self) -> tuple[int, ...]:
+        planned = [view.pointer for view in aux_views(self.problem)]
+        return tuple(at for _, _, (at, _) in self.kept) or tuple(planned)
 
     def run(self, q: Any, k: Any, v: Any, out: Any, lse: Any = None) -> None:
         """Compute into `out` and, if given, `lse`, on the caller's current stream. Allocates no device memory.
@@ -98,32 +114,52 @@ class Plan:
         is not checked. JAX arrays are immutable, so no plan writes to them. Mask, biases and sink_logits are those that
         the plan was made with; their arrays may have other contents since, but must lie where they lay.
         """
-        access = self.access
-        glance = access.glance
         try:
-            q_at, q_facts = glance(q)
-            k_at, k_facts = glance(k)
-            v_at, v_facts = glance(v)
-            out_at, out_facts = glance(out)
-            lse_at, lse_facts = (0, None) if lse is None else glance(lse)
-            addresses = (q_at, k_at, v_at, out_at, lse_at)
-            if self.kept:
-                addresses += self._kept_addresses()
-            ready = self._ready[q_facts, k_facts, v_facts, out_facts, lse_facts, (q_at | k_at | v_at | out_at) & 15]
+            ready, addresses = self._guarded(q, k, v, out, lse) or self._remembered(q, k, v, out, lse)
             known = ready.out_is_apart(addresses)
-        except Exception:  # a new way to lie, or a fault, which is told below
+        except Exception:  # arrays that lie in a new way, or a fault, which is told below
             known = False
         if not known:
             ready, addresses = self._checked(q, k, v, out, lse)
-        ready.launch(addresses, access.stream(q))
-        access.wrote((out,) if lse is None else (out, lse))
+        ready.launch(addresses, ready.stream(q))
+        ready.wrote(out)
+        if lse is not None:
+            ready.wrote(lse)
 
-    def ready(self, arrays: Arrays) -> Ready:
-        """The plan for arrays that lie as these do, which were viewed and checked already."""
+    def _guarded(self, q: Any, k: Any, v: Any, out: Any, lse: Any) -> tuple[Ready, tuple[int, ...]] | None:
+        """Ready for these arrays, and their addresses, if all lie as the last ones did."""
+        check, address, ending, with_lse, ready = self._last[0]
+        if check is None or with_lse is (lse is None):
+            return None
+        if not (check(q, k, v, out, lse, *self._aux) if with_lse else check(q, k, v, out, *self._aux)):
+            return None
+        q_at, k_at, v_at, out_at = address(q), address(k), address(v), address(out)
+        aux = tuple(map(address, self._aux)) if self._aux else self._aux_at
+        if (q_at | k_at | v_at | out_at) & 15 != ending or aux != self._aux_at:
+            return None
+        return ready, (q_at, k_at, v_at, out_at, address(lse) if with_lse else 0, *aux)
+
+    def _remembered(self, q: Any, k: Any, v: Any, out: Any, lse: Any) -> tuple[Ready, tuple[int, ...]]:
+        """Ready for these arrays, and their addresses; KeyError, or anything else, where that must be found out."""
+        libraries = self.access.libraries
+        *addresses, facts = libraries[type(q)].glances(q, k, v, out, lse)
+        addresses += self._kept_addresses()
+        ending = (addresses[0] | addresses[1] | addresses[2] | addresses[OUT]) & 15
+        ready = self._ready[facts, ending]
+        guard = libraries[type(q)].guard
+        if guard is not None and all(libraries[type(array)] is libraries[type(q)] for array in self._aux):
+            check = guard(q, k, v, out, *(() if lse is None else (lse,)), *self._aux)
+            self._last[0] = check, libraries[type(q)].address, ending, lse is not None, ready
+        return ready, tuple(addresses)
+
+    def ready(self, arrays: Arrays, q: Any) -> Ready:
+        """The plan for arrays that lie as these do, which were viewed and checked already; q is the caller's."""
         views = [arrays.q, arrays.k, arrays.v, arrays.out, arrays.lse or arrays.out, *aux_views(self.problem)]
         if self.prepare is None:
-            return Ready(self._by_values(arrays), views)
-        return Ready(self.prepare(self._arguments(*with_places(self.problem, arrays))), views)
+            launch = self._by_values(arrays)
+        else:
+            launch = self.prepare(self._arguments(*with_places(self.problem, arrays)))
+        return Ready(launch, self.access.libraries[type(q)], q, views)
 
     def _arguments(self, problem: Problem, arrays: Arrays) -> tuple[Any, ...]:
         own = self.variant.arguments(problem, self.key, arrays)
@@ -141,8 +177,7 @@ class Plan:
 
     def _checked(self, q: Any, k: Any, v: Any, out: Any, lse: Any) -> tuple[Ready, tuple[int, ...]]:
         """Ready for these arrays, and their addresses; ProblemError for any fault of theirs."""
-        view, glance = self.access.view, self.access.glance
-        aux = self._kept_addresses()
+        view, aux = self.access.view, self._kept_addresses()
         arrays = Arrays(view(q), view(k), view(v), view(out), None if lse is None else view(lse))
         asked = self.problem
         found = Problem.from_views(
@@ -152,12 +187,17 @@ class Plan:
         if found != asked and not self._covers(found):
             raise ProblemError([f"this plan is for {asked.summary}, alignment {asked.alignment}; "
                                 f"the arrays make {found.summary}, alignment {found.alignment}"])  # fmt: skip
-        seen = [glance(array) if array is not None else (0, None) for array in (q, k, v, out, lse)]
-        addresses = (*[at for at, _ in seen], *aux)
-        key = (*[facts for _, facts in seen], (addresses[0] | addresses[1] | addresses[2] | addresses[OUT]) & 15)
+        addresses = (
+            arrays.q.pointer, arrays.k.pointer, arrays.v.pointer, arrays.out.pointer, arrays.lse_pointer, *aux,
+        )  # fmt: skip
+        try:
+            facts = self.access.libraries[type(q)].glances(q, k, v, out, lse)[-1]
+            key = facts, (addresses[0] | addresses[1] | addresses[2] | addresses[OUT]) & 15
+        except Exception:  # arrays of several libraries: checked each time
+            return self.ready(arrays, q), addresses
         ready = self._ready.get(key)
         if ready is None:
-            ready = self.ready(arrays)
+            ready = self.ready(arrays, q)
             if len(self._ready) >= _MOST_READY:
                 self._ready.clear()
             self._ready[key] = ready
@@ -166,8 +206,8 @@ class Plan:
 
     def _kept_addresses(self) -> tuple[int, ...]:
         """Where the arrays of mask, biases and sink_logits are; ProblemError where one was freed, moved or resized."""
-        glance = self.access.glance
-        seen = [(label, planned, glance(array)) for label, array, planned in self.kept]
+        libraries = self.access.libraries
+        seen = [(label, planned, libraries[type(array)].glance(array)) for label, array, planned in self.kept]
         faults = [
             f"{label} is not where and as it was when this plan was made; its memory was freed, moved or resized"
             for label, planned, now in seen
@@ -175,7 +215,7 @@ class Plan:
         ]
         if faults:
             raise ProblemError(faults)
-        return tuple(at for _, _, (at, _) in seen)
+        return self._aux_at
 
     def _covers(self, found: Problem) -> bool:
         """Whether `found` differs in alignment only, and has enough of it."""
