@@ -36,8 +36,6 @@ def make_consumer(shape: Shape, program: Program) -> Any:
         shape.k_offset, shape.v_offset, np.int64(shape.kv_bytes >> 4), shape.kv_atom, shape.q_atom,
     )  # fmt: skip
     PINGPONG, O_IN_Q, EARLY = shape.pingpong, shape.o_in_q, shape.q_slots == 2
-    import os
-    HOLD = not shape.pingpong or (program.modify is not None and os.environ.get('HOLDB') == '1')
     K_MAJOR, V_MAJOR = np.int64(k_major_descriptor()), np.int64(mn_major_descriptor(KV_ATOM))
     operand = _WGMMA_TYPE[key.dtype]
     gemm_qk = make_gemm_ss(
@@ -131,7 +129,7 @@ def make_consumer(shape: Shape, program: Program) -> Any:
                 start = int32((word >> BLOCK) * BLOCK_N + column)
                 scores = judge(scores, scale, word & mine, index, head, q0, q1, start, seqlen_k - 1, aux)
                 scores, max0, max1, sum0, sum1, moved, keep0, keep1 = softmax(scores, max0, max1, sum0, sum1, scale_log2)
-                if HOLD:  # else the assembler waits before the exponentials: 0.90x at head_dim 64, seqlen 8192
+                if not PINGPONG:  # else the assembler waits before the exponentials: 0.90x at head_dim 64, seqlen 8192
                     bar_warp_sync(~(float_to_bits(sum0 + sum1) & (word >> 31)))
                 output = wait_output(output)
                 if leader:
