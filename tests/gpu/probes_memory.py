@@ -86,7 +86,7 @@ def load_probe():
     truth = np.stack([swizzled(box) for box in boxes])
     source = KernelSource(kernel, ("tensor_map", "float32*", "uint16*"), 64, 1024 + BOX_BYTES + 8)
     out = np.full_like(truth, 7)
-    yield Probe("tma_load", source, [Box(array, ROWS), allowed.astype(np.float32), out], {2: truth})
+    yield Probe("tma_load", source, [Box(array, ROWS), PLACES.astype(np.float32), out], {2: truth})
 
 
 def store_probe():
