@@ -177,7 +177,8 @@ def gradient_probes():
     second, column = rows()
     values = np.round(fragments(4, special=False) * 64) / 64
     query, key = np.where(second, thread + 40, thread), 100 + 2 * (thread % 4) + column
-    gradient, both, chain = make_map_gradient(COUNT, device(square)), make_map_both(COUNT, device(square)), make_chain(COUNT)
+    gradient, both = make_map_gradient(COUNT, device(square)), make_map_both(COUNT, device(square))
+    chain = make_chain(COUNT)
 
     @device
     def slope(fragment, b, h, q0, q1, kv0, limit, aux):
