@@ -46,6 +46,7 @@ class Block:
         self.named: dict[int, NamedBarrier] = {}
         self.stores = Stores(self)
         self.warpgroups: dict[int, Warpgroup] = {}
+        self.registers: dict[int, int] = {}  # a thread, by warpgroup, since setmaxnreg
         self._arrays: dict[tuple[Any, int], SharedArray] = {}
         self._step = 0
         self._waits: dict[tuple[str, int, tuple[int, int]], Event] = {}

@@ -177,7 +177,8 @@ def gradient_probes():
     second, column = rows()
     values = np.round(fragments(4, special=False) * 64) / 64
     query, key = np.where(second, thread + 40, thread), 100 + 2 * (thread % 4) + column
-    gradient, both, chain = make_map_gradient(COUNT, device(square)), make_map_both(COUNT, device(square)), make_chain(COUNT)
+    gradient, both = make_map_gradient(COUNT, device(square)), make_map_both(COUNT, device(square))
+    chain = make_chain(COUNT)
 
     @device
     def slope(fragment, b, h, q0, q1, kv0, limit, aux):
@@ -202,7 +203,8 @@ def scalar_call_probe():
         thread = int32(cuda.threadIdx.x)
         for i in range(COUNT):
             at = thread * COUNT + i
-            score = function(real(source[at]), index(2), index(3), index(thread), index(i), scalars((int32(7), float32(0.25))))
+            aux = scalars((int32(7), float32(0.25)))
+            score = function(real(source[at]), index(2), index(3), index(thread), index(i), aux)
             out[at] = to_float32(score) + to_int32(index(min(i, limit)))
 
     values = np.round(fragments(6, special=False) * 64) / 64

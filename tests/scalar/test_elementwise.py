@@ -121,7 +121,7 @@ def instructions(source):
 def test_few_instructions_are_left(name, tokens):
     factory, function, aux, most = CASES[name]
     source = kernel(factory(COUNT, device(function), fast=True), aux)
-    _, log = _link(_lower(source, "sm_90a").get_ltoir(cc=_capability("sm_90a")), "sm_90a")
+    _, log = _link(_lower(source, "sm_90a", lto=True).get_ltoir(cc=_capability("sm_90a")), "sm_90a")
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in log
     body, lines = instructions(source)
     assert "call" not in body and ".f64" not in "".join(lines) and "local" not in body

@@ -20,12 +20,11 @@ from numba_fa.ptx.warp import bar_arrive, bar_sync, bar_warp_sync
 from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_wait
 from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
 from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, SECOND, SLOT, message_offset, ring_offset
-from numba_fa.tile.scheduler import locate, turn_of
 
 _WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
 
 
-def make_consumer(shape: Shape, program: Program) -> Any:
+def make_consumer(shape: Shape, program: Program, schedule: tuple[Any, Any]) -> Any:
     """consume(out, lse, base, barriers, consumer, tiles, heads, batch, seqlen_q, seqlen_k, together, scale, aux)."""
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES = key.block_m, key.block_n, key.stages
@@ -50,7 +49,7 @@ def make_consumer(shape: Shape, program: Program) -> Any:
     first_softmax, softmax, quad_sum = make_softmax(SCORES)
     write_out, write_lse = make_epilogue(shape)
     exponent_scale, join_sink = make_exponent_scale(program), make_join_sink(program)
-    turn_at, place = device(turn_of), device(locate)
+    turn_at, place = schedule
 
     @device
     def held(barriers, consumer, number):
