@@ -8,8 +8,8 @@ from typing import Any
 from numba_fa.emulator.trace import Event, Place, Trace
 
 _COLOURS = {
-    "tma_load": "tab:blue", "tma_store": "tab:cyan", "wgmma": "tab:red", "mbarrier_wait": "lightgrey",
-    "barrier_wait": "darkgrey", "setmaxnreg": "tab:purple",
+    "tma_load": "tab:blue", "tma_store": "tab:cyan", "wgmma": "salmon", "mbarrier_wait": "silver",
+    "barrier_wait": "dimgrey", "setmaxnreg": "tab:purple",
 }  # fmt: skip
 _LABELS = {
     "tma_load": "TMA load in flight", "tma_store": "TMA store in flight", "wgmma": "tensor cores",
@@ -30,7 +30,7 @@ def draw(trace: Trace, path: str | PathLike[str] | None, block: Place | None) ->
     events = _events_of(trace, block)
     warps = 1 + max((_last_warp(event) for event in events), default=0)
     steps = 1 + max((event.end for event in events), default=0)
-    figure = Figure(figsize=(min(6 + steps / 12, 40), 2 + 0.45 * warps), layout="constrained")
+    figure = Figure(figsize=(min(6 + steps / 16, 24), 2 + 0.4 * warps), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     _bars(axes, events)
@@ -60,26 +60,28 @@ def _last_warp(event: Event) -> int:
 
 
 def _bars(axes: Any, events: list[Event]) -> None:
-    """Waits behind, what is in flight before them; a warpgroup's bars cover its four lanes."""
-    drawn = [event for event in events if event.kind in _COLOURS]
+    """A warpgroup's products cover its four lanes, two at once half of them each; waits lie thin before them."""
     named, under_way = set(), {}
-    for event in sorted(drawn, key=lambda event: not event.kind.endswith("wait")):
+    order = {"wgmma": 0, "setmaxnreg": 0, "tma_load": 1, "tma_store": 1, "mbarrier_wait": 2, "barrier_wait": 2}
+    for event in sorted((event for event in events if event.kind in _COLOURS), key=lambda event: order[event.kind]):
         warp, width = event.thread // _WARP, max(event.end - event.step, 0.6)
-        if event.kind in ("wgmma", "setmaxnreg"):
-            low, height = event.thread // _WARPGROUP * 4 - 0.3, 3.6
+        ends = under_way.setdefault((event.kind[:3], warp), {})
+        if event.kind == "wgmma":
+            low, height = event.thread // _WARPGROUP * 4 - 0.4 + 2 * _free_place(ends, event, 2), 1.8
+        elif event.kind == "setmaxnreg":
+            low, height = event.thread // _WARPGROUP * 4 - 0.4, 3.8
         elif event.kind.startswith("tma"):
-            place = _free_place(under_way.setdefault(warp, {}), event)
-            low, height = warp - 0.4 + 0.2 * place, 0.18
+            low, height = warp - 0.45 + 0.22 * _free_place(ends, event, _SPREAD), 0.2
         else:
-            low, height = warp - 0.4, 0.8
+            low, height = warp - 0.15, 0.3
         label = None if event.kind in named else _LABELS[event.kind]
         named.add(event.kind)
-        axes.broken_barh([(event.step, width)], (low, height), facecolor=_COLOURS[event.kind], alpha=0.75, label=label)
+        axes.broken_barh([(event.step, width)], (low, height), facecolor=_COLOURS[event.kind], label=label)
 
 
-def _free_place(ends: dict[int, int], event: Event) -> int:
-    """Which of a lane's narrow strips is free when the event begins."""
-    place = next((i for i in range(_SPREAD) if ends.get(i, -1) <= event.step), min(ends, key=ends.__getitem__, default=0))
+def _free_place(ends: dict[int, int], event: Event, places: int) -> int:
+    """Which of so many strips is free when the event begins."""
+    place = next((i for i in range(places) if ends.get(i, -1) <= event.step), min(ends, key=ends.__getitem__, default=0))
     ends[place] = event.end
     return place
 
