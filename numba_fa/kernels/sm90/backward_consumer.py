@@ -1,0 +1,194 @@
+"""The Hopper backward's consumer: a warpgroup that owns 64 keys, with their dK and dV in registers."""
+
+from typing import Any
+
+import numpy as np
+
+from numba_fa.jit import cuda, device, int32, int64
+from numba_fa.kernels.sm90.backward_epilogue import make_backward_epilogue
+from numba_fa.kernels.sm90.backward_judge import make_judge_t
+from numba_fa.kernels.sm90.backward_producer import LAST, TILE, place
+from numba_fa.kernels.sm90.backward_shape import (
+    DQ_EMPTY,
+    DQ_FULL,
+    DQ_MESSAGE,
+    DS_EMPTY,
+    DS_FULL,
+    EMPTY,
+    K_FULL,
+    KV_EMPTY,
+    RING,
+    SECOND,
+    SLOT,
+    V_FULL,
+    BackwardShape,
+)
+from numba_fa.ptx.fragment import make_pack, make_zeros
+from numba_fa.ptx.fragment_columns import (
+    make_column_exponential,
+    make_column_gradient,
+    make_stmatrix_words,
+    make_store_quads,
+)
+from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
+from numba_fa.ptx.memory import ld_shared_u32, st_shared_u32
+from numba_fa.ptx.order import warp_sync
+from numba_fa.ptx.tma import fence_proxy_async
+from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_wait
+from numba_fa.ptx.wgmma_transposed import make_gemm_tt
+from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
+
+WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
+
+
+def make_backward_consumer(shape: BackwardShape) -> Any:
+    """consume(dk, dv, base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k, scale_log2, scale, aux).
+
+    Step by step of the ring it starts S^T = K Q^T and dP^T = V dO^T, makes P^T while dP^T runs and dS^T while
+    dV += P^T dO runs, and hands dS to both consumers. The product dQ = dS K is of the step before, so that neither
+    consumer waits for the other's dS; it is left to a writer to add to global memory.
+    """
+    key = shape.key
+    BLOCK_M, BLOCK_N, STAGES, HEAD_DIM = key.block_m, key.block_n, key.stages, key.head_dim
+    SCORES, OUTPUTS, DQ = BLOCK_M // 2, HEAD_DIM // 2, shape.dq_columns // 2
+    Q_ATOM, KV_ATOM, DS_ATOM = shape.q_atom, shape.kv_atom, BLOCK_N * 128
+    V_OFFSET, Q_OFFSET, DO_OFFSET, DS_OFFSET = shape.v_offset, shape.q_offset, shape.do_offset, shape.ds_offset
+    LSE_OFFSET, DELTA_OFFSET, ROW_BYTES = shape.lse_offset, shape.delta_offset, shape.row_bytes
+    DS_BYTES, DQ_BYTES, DQ_OFFSET, MESSAGES = shape.ds_bytes, shape.dq_bytes, shape.dq_offset, shape.message_offset
+    Q_STEP, DS_STEP = np.int64(shape.q_bytes >> 4), np.int64(DS_BYTES >> 4)
+    # Where a consumer's half of dQ begins in dS (queries) and in K (columns).
+    DS_HALF, K_HALF = (DS_ATOM, 0) if shape.by_rows else (0, KV_ATOM * (shape.atoms // 2))
+    K_MAJOR, Q_COLUMNS = np.int64(k_major_descriptor()), np.int64(mn_major_descriptor(Q_ATOM))
+    DS_QUERIES, K_COLUMNS = np.int64(mn_major_descriptor(DS_ATOM)), np.int64(mn_major_descriptor(KV_ATOM))
+    operand = WGMMA_TYPE[key.dtype]
+    gemm_scores = make_gemm_ss(
+        BLOCK_M, HEAD_DIM // 16, operand, lambda k: k_major_step(k, KV_ATOM), lambda k: k_major_step(k, Q_ATOM)
+    )
+    gemm_keys = make_gemm_rs(HEAD_DIM, BLOCK_M // 16, operand, mn_major_step)
+    gemm_queries = make_gemm_tt(shape.dq_columns, BLOCK_N // 16, operand, mn_major_step, mn_major_step)
+    wait_scores, wait_dq, wait_dq_last = make_wait(SCORES, 1), make_wait(DQ, 1), make_wait(DQ, 0)
+    wait_keys = make_wait(OUTPUTS, 0)
+    exponential, gradient, pack = (
+        make_column_exponential(SCORES), make_column_gradient(SCORES), make_pack(SCORES, key.dtype)
+    )  # fmt: skip
+    store_ds, store_quads = make_stmatrix_words(SCORES // 2), make_store_quads(DQ)
+    zeros, judge_t, locate = make_zeros(OUTPUTS), make_judge_t(SCORES, key.mask), device(place)
+    write_keys = make_backward_epilogue(shape)
+
+    @device
+    def gradients(dv, base, barriers, consumer, step, fresh, index, kv0, kv1, seqlen_q, seqlen_k, scale_log2, aux):
+        """One step up to dS: (message, dV with this step's product under way, dS as the next product's operand)."""
+        thread = int32(cuda.threadIdx.x & 127)
+        lane = thread & 31
+        column = (lane & 3) * 2
+        stage = step % STAGES
+        phase = (step // STAGES) & 1
+        full = barriers + RING + SLOT * stage
+        offset = np.int64(stage) * Q_STEP
+        rows = base + consumer * 8192
+        mbarrier_wait(full, phase)
+        word = int32(ld_shared_u32(barriers + MESSAGES + 8 * stage))
+        head = int32(ld_shared_u32(barriers + MESSAGES + 8 * stage + 4))
+        queries = K_MAJOR | np.int64(((base + Q_OFFSET) & 0x3FFFF) >> 4)
+        scores = gemm_scores(K_MAJOR | np.int64((rows & 0x3FFFF) >> 4), queries + offset)
+        mbarrier_wait(full + SECOND, phase)
+        outputs = np.int64(((base + DO_OFFSET) & 0x3FFFF) >> 4) + offset
+        products = gemm_scores(K_MAJOR | np.int64(((rows + V_OFFSET) & 0x3FFFF) >> 4), K_MAJOR | outputs)
+        scores = wait_scores(scores)
+        if not fresh and lane == 0:  # with these scores dK of the step before is done
+            before = (step - 1) % STAGES
+            mbarrier_arrive(barriers + RING + SLOT * before + EMPTY)
+        start = (word >> TILE) * BLOCK_M + column
+        scores = judge_t(scores, word & (1 << consumer), index, head, kv0, kv1, start, seqlen_q, seqlen_k, aux)
+        weights = exponential(scores, scale_log2, base + LSE_OFFSET + stage * ROW_BYTES + column * 4)
+        dv = gemm_keys(dv, pack(weights), Q_COLUMNS | outputs)
+        products = wait_scores(products)
+        ds = pack(gradient(weights, products, base + DELTA_OFFSET + stage * ROW_BYTES + column * 4))
+        buffer = step & 1
+        # stmatrix: lane l addresses row l % 8 of matrix l // 8; matrices 0, 1 are rows 0-7, 8-15; 2, 3 the next columns
+        row = (thread >> 5) * 16 + ((lane >> 3) & 1) * 8 + (lane & 7)
+        mbarrier_wait(barriers + DS_EMPTY + 8 * buffer, (step >> 1) & 1 ^ 1)
+        room = base + DS_OFFSET + buffer * DS_BYTES + (consumer * 64 + row) * 128
+        store_ds(ds, room, DS_ATOM, row & 7, lane >> 4)
+        fence_proxy_async()
+        warp_sync()
+        if lane == 0:
+            mbarrier_arrive(barriers + DS_FULL + 8 * buffer)
+        return word, head, dv, ds
+
+    @device
+    def begin_dq(base, barriers, consumer, step):
+        """Start the product of this step's dS, of both consumers, with K."""
+        buffer = step & 1
+        mbarrier_wait(barriers + DS_FULL + 8 * buffer, (step >> 1) & 1)
+        queries = DS_QUERIES | np.int64(((base + DS_OFFSET + consumer * DS_HALF) & 0x3FFFF) >> 4)
+        keys = K_COLUMNS | np.int64(((base + consumer * K_HALF) & 0x3FFFF) >> 4)
+        return gemm_queries(queries + np.int64(buffer) * DS_STEP, keys)
+
+    @device
+    def hand_over(dq, tile, base, barriers, consumer, step):
+        """Leave this step's half tile of dQ, product done, to the writer; dS may be overwritten."""
+        thread = int32(cuda.threadIdx.x & 127)
+        lane_0 = thread & 31 == 0
+        if lane_0:
+            mbarrier_arrive(barriers + DS_EMPTY + 8 * (step & 1))
+        mbarrier_wait(barriers + DQ_EMPTY + 8 * consumer, step & 1 ^ 1)
+        store_quads(dq, base + DQ_OFFSET + consumer * DQ_BYTES + thread * 16)
+        if thread == 0:
+            st_shared_u32(barriers + DQ_MESSAGE + 4 * consumer, tile)
+        fence_proxy_async()
+        warp_sync()
+        if lane_0:
+            mbarrier_arrive(barriers + DQ_FULL + 8 * consumer)
+
+    @device
+    def consume(dk_map, dv_map, base, barriers, consumer, heads, heads_kv, batch, seqlen_q, seqlen_k, scale_log2, scale,
+                aux):  # fmt: skip
+        thread = int32(cuda.threadIdx.x & 127)
+        lane_0 = thread & 31 == 0
+        row = int32(consumer * 64 + (thread >> 5) * 16 + ((thread & 31) >> 2))
+        tiles = int32((seqlen_q + BLOCK_M - 1) // BLOCK_M)
+        tiles_k = int32((seqlen_k + BLOCK_N - 1) // BLOCK_N)
+        total = int32(tiles_k * heads_kv * batch)
+        step = int32(0)
+        phase_kv = int32(0)
+        turn = int32(cuda.blockIdx.x)
+        while turn < total:
+            tile_k, head_kv, index = locate(turn, tiles_k, heads_kv)
+            kv0 = int32(tile_k * BLOCK_N + row)
+            kv1 = int32(kv0 + 8)
+            mbarrier_wait(barriers + K_FULL, phase_kv)
+            mbarrier_wait(barriers + V_FULL, phase_kv)
+            phase_kv ^= 1
+            word, head, dv, ds = gradients(zeros(), base, barriers, consumer, step, True, index, kv0, kv1, seqlen_q,
+                                           seqlen_k, scale_log2, aux)  # fmt: skip
+            columns = Q_COLUMNS | np.int64(((base + Q_OFFSET) & 0x3FFFF) >> 4)
+            dk = gemm_keys(zeros(), ds, columns + np.int64(step % STAGES) * Q_STEP)
+            tile = int32((index * heads + head) * tiles + (word >> TILE))
+            step = int32(step + 1)
+            while word & LAST == 0:
+                word, head, dv, ds = gradients(dv, base, barriers, consumer, step, False, index, kv0, kv1, seqlen_q,
+                                               seqlen_k, scale_log2, aux)  # fmt: skip
+                dq = begin_dq(base, barriers, consumer, step - 1)
+                dk = gemm_keys(dk, ds, columns + np.int64(step % STAGES) * Q_STEP)
+                dq = wait_dq(dq)
+                if lane_0:
+                    mbarrier_arrive(barriers + RING + SLOT * ((step - 1) % STAGES) + SECOND + EMPTY)
+                hand_over(dq, tile, base, barriers, consumer, step - 1)
+                tile = int32((index * heads + head) * tiles + (word >> TILE))
+                step = int32(step + 1)
+            dq = begin_dq(base, barriers, consumer, step - 1)
+            dq = wait_dq_last(dq)
+            dv = wait_keys(dv)
+            dk = wait_keys(dk)
+            if lane_0:
+                last = barriers + RING + SLOT * ((step - 1) % STAGES)
+                mbarrier_arrive(last + EMPTY)
+                mbarrier_arrive(last + SECOND + EMPTY)
+                mbarrier_arrive(barriers + KV_EMPTY)
+            hand_over(dq, tile, base, barriers, consumer, step - 1)
+            mbarrier_wait(barriers + DQ_EMPTY + 8 * consumer, (step - 1) & 1)
+            write_keys(dk_map, dv_map, dk, dv, base, consumer, tile_k, head_kv, index, scale)
+            turn = int32(turn + cuda.gridDim.x)
+
+    return consume

@@ -1,0 +1,120 @@
+"""Shapes of the Hopper backward for head_dim up to 128: everything that follows from a dispatch key by arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from numba_fa.dispatch.key import DispatchKey
+from numba_fa.tile.layout import ATOM_COLUMNS, ATOM_ROW_BYTES, SWIZZLE_ALIGNMENT, round_up
+
+# Registers a thread of the producer's warpgroup and of the two consumers'.
+REGISTERS = (32, 240)
+
+# Barriers, in bytes from their start. Of two slots or consumers the second lies 8 bytes on. Ring slots hold Q first and
+# dO second, each with a FULL and an EMPTY. A message of two words comes with each slot, one with each consumer's dQ.
+K_FULL, V_FULL, KV_EMPTY, DS_FULL, DS_EMPTY, DQ_FULL, DQ_EMPTY, DQ_MESSAGE, RING = 0, 8, 16, 24, 40, 56, 72, 88, 96
+SLOT, SECOND, EMPTY = 32, 8, 16
+
+
+@dataclass(frozen=True)
+class BackwardShape:
+    """Sizes and shared-memory offsets, in bytes unless named otherwise.
+
+    Two consumers own 64 keys each, dK and dV of them in registers. A tile of dQ is two halves, one a consumer: 64 queries
+    each where block_m is 128, else 64 columns each of the same 64 queries.
+    """
+
+    key: DispatchKey
+
+    @property
+    def threads(self) -> int:
+        return 384
+
+    @property
+    def atoms(self) -> int:
+        """64-column swizzle atoms side by side in a row of head_dim."""
+        return round_up(self.key.head_dim, ATOM_COLUMNS) // ATOM_COLUMNS
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the consumers' halves of dQ are rows of the tile, not columns."""
+        return self.key.block_m == 128
+
+    @property
+    def dq_columns(self) -> int:
+        """Columns of half a tile of dQ; its rows are 64."""
+        return self.key.head_dim if self.by_rows else 64 * self.atoms // 2
+
+    @property
+    def dq_bytes(self) -> int:
+        """Half a tile of dQ, in float32."""
+        return 64 * self.dq_columns * 4
+
+    @property
+    def q_atom(self) -> int:
+        return self.key.block_m * ATOM_ROW_BYTES
+
+    @property
+    def kv_atom(self) -> int:
+        return self.key.block_n * ATOM_ROW_BYTES
+
+    @property
+    def q_bytes(self) -> int:
+        """One slot of Q, or of dO."""
+        return self.atoms * self.q_atom
+
+    @property
+    def kv_bytes(self) -> int:
+        return self.atoms * self.kv_atom
+
+    @property
+    def ds_bytes(self) -> int:
+        """One of two buffers for dS: keys by queries, in atoms of 64 queries."""
+        return self.key.block_n * self.key.block_m * 2
+
+    @property
+    def row_bytes(self) -> int:
+        """LSE, or delta, of one tile of queries."""
+        return self.key.block_m * 4
+
+    @property
+    def v_offset(self) -> int:
+        return self.kv_bytes
+
+    @property
+    def q_offset(self) -> int:
+        return 2 * self.kv_bytes
+
+    @property
+    def do_offset(self) -> int:
+        return self.q_offset + self.key.stages * self.q_bytes
+
+    @property
+    def ds_offset(self) -> int:
+        return self.do_offset + self.key.stages * self.q_bytes
+
+    @property
+    def dq_offset(self) -> int:
+        return self.ds_offset + 2 * self.ds_bytes
+
+    @property
+    def lse_offset(self) -> int:
+        return self.dq_offset + 2 * self.dq_bytes
+
+    @property
+    def delta_offset(self) -> int:
+        return self.lse_offset + self.key.stages * self.row_bytes
+
+    @property
+    def barrier_offset(self) -> int:
+        return self.delta_offset + self.key.stages * self.row_bytes
+
+    @property
+    def message_offset(self) -> int:
+        """From the barriers to the first slot's message; 8 bytes a slot."""
+        return RING + SLOT * self.key.stages
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory, with what rounding its start up to the swizzle's alignment may take."""
+        return SWIZZLE_ALIGNMENT + self.barrier_offset + self.message_offset + 8 * self.key.stages
