@@ -34,15 +34,15 @@ from numba_fa.ptx.tma import tensor_map
 from numba_fa.ptx.warp import make_setmaxnreg, warp_uniform
 from numba_fa.tile.layout import SWIZZLE_ALIGNMENT
 
-SIGNATURE = (*["tensor_map"] * 6, *["pointer"] * 3, *["int32"] * 6, "float32", "float32")
+SIGNATURE = (*["tensor_map"] * 6, *["pointer"] * 2, *["int32"] * 6, "float32", "float32")
 
 
 def make_backward(key: DispatchKey) -> KernelSource:
     """The backward's main kernel for `key`, of head_dim up to 128.
 
     Its parameters: tensor maps of q, k, v, dO (boxes of block_m, block_n, block_n, block_m rows), of dK and dV (64 rows);
-    pointers to LSE in base 2 and delta, float32 (batch, heads, tiles, block_m), and to dQ's sums (batch, heads, tiles, 2,
-    64 * dq_columns), zeroed; heads, heads_kv, batch, seqlen_q, seqlen_k, seqlen_k - seqlen_q; scale * log2(e), scale.
+    pointers to LSE in base 2 and delta, float32 (batch, heads, tiles, 2, block_m), and to dQ's sums (batch, heads, tiles,
+    2, 64 * dq_columns), zeroed; heads, heads_kv, batch, seqlen_q, seqlen_k, seqlen_k - seqlen_q; scale * log2(e), scale.
     """
     shape = BackwardShape(key)
     program = make_program(key.mask, "none", device)
@@ -52,7 +52,7 @@ def make_backward(key: DispatchKey) -> KernelSource:
     STAGES, BARRIERS, ALIGN = key.stages, shape.barrier_offset, SWIZZLE_ALIGNMENT - 1
     shrink, grow = make_setmaxnreg(REGISTERS[0], "dec"), make_setmaxnreg(REGISTERS[1], "inc")
 
-    def backward_sm90(q, k, v, do, dk, dv, lse, delta, dq, heads, heads_kv, batch, seqlen_q, seqlen_k, offset, scale_log2,
+    def backward_sm90(q, k, v, do, dk, dv, rows, dq, heads, heads_kv, batch, seqlen_q, seqlen_k, offset, scale_log2,
                       scale):  # fmt: skip
         memory = cuda.shared.array(0, uint8)
         base = int32((shared_address(memory) + ALIGN) & ~ALIGN)
@@ -80,14 +80,14 @@ def make_backward(key: DispatchKey) -> KernelSource:
         if warpgroup == 0:
             shrink()
             if thread == 0:
-                produce(tensor_map(q), tensor_map(k), tensor_map(v), tensor_map(do), int64(lse), int64(delta), base, barriers,
-                        heads, heads_kv, batch, seqlen_q, seqlen_k, aux)  # fmt: skip
+                produce(tensor_map(q), tensor_map(k), tensor_map(v), tensor_map(do), int64(rows), base, barriers, heads,
+                        heads_kv, batch, seqlen_q, seqlen_k, aux)  # fmt: skip
             elif thread == 32 or thread == 64:
                 write_queries(int64(dq), base, barriers, int32((thread >> 5) - 1))
         else:
             grow()
             consumer = int32(warpgroup - 1)
-            consume(tensor_map(dk), tensor_map(dv), base, barriers, consumer, heads, heads_kv, batch, seqlen_q, seqlen_k,
+            consume(tensor_map(dk), tensor_map(dv), base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k,
                     scale_log2, scale, aux)  # fmt: skip
             if thread & 31 == 0:
                 if thread & 127 == 0:

@@ -30,6 +30,7 @@ from numba_fa.ptx.fragment_columns import (
     make_stmatrix_words,
     make_store_quads,
 )
+from numba_fa.ptx.integer import opaque
 from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
 from numba_fa.ptx.memory import ld_shared_u32, st_shared_u32
 from numba_fa.ptx.order import warp_sync
@@ -50,6 +51,7 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
     """
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES, HEAD_DIM = key.block_m, key.block_n, key.stages, key.head_dim
+    HEADS = False  # whether the mask asks for the head
     SCORES, OUTPUTS, DQ = BLOCK_M // 2, HEAD_DIM // 2, shape.dq_columns // 2
     Q_ATOM, KV_ATOM, DS_ATOM = shape.q_atom, shape.kv_atom, BLOCK_N * 128
     V_OFFSET, Q_OFFSET, DO_OFFSET, DS_OFFSET = shape.v_offset, shape.q_offset, shape.do_offset, shape.ds_offset
@@ -76,9 +78,13 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
     write_keys = make_backward_epilogue(shape)
 
     @device
-    def gradients(dv, base, barriers, consumer, step, fresh, index, kv0, kv1, seqlen_q, seqlen_k, scale_log2, aux):
-        """One step up to dS: (message, dV with this step's product under way, dS as the next product's operand)."""
-        thread = int32(cuda.threadIdx.x & 127)
+    def count_tiles(seqlen_k):
+        return int32((opaque(seqlen_k) + BLOCK_N - 1) // BLOCK_N)
+
+    @device
+    def gradients(dv, base, barriers, consumer, step, index, kv_first, seqlen_q, seqlen_k, scale_log2, aux):
+        """One step up to dS: (message, tile of dQ, dV with this step's product under way, dS as an operand)."""
+        thread = opaque(cuda.threadIdx.x) & 127
         lane = thread & 31
         column = (lane & 3) * 2
         stage = step % STAGES
@@ -87,19 +93,18 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
         offset = np.int64(stage) * Q_STEP
         rows = base + consumer * 8192
         mbarrier_wait(full, phase)
-        word = int32(ld_shared_u32(barriers + MESSAGES + 8 * stage))
-        head = int32(ld_shared_u32(barriers + MESSAGES + 8 * stage + 4))
+        word = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage))
+        number = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage + 4))
+        head = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage + 8)) if HEADS else int32(0)
         queries = K_MAJOR | np.int64(((base + Q_OFFSET) & 0x3FFFF) >> 4)
         scores = gemm_scores(K_MAJOR | np.int64((rows & 0x3FFFF) >> 4), queries + offset)
         mbarrier_wait(full + SECOND, phase)
         outputs = np.int64(((base + DO_OFFSET) & 0x3FFFF) >> 4) + offset
         products = gemm_scores(K_MAJOR | np.int64(((rows + V_OFFSET) & 0x3FFFF) >> 4), K_MAJOR | outputs)
         scores = wait_scores(scores)
-        if not fresh and lane == 0:  # with these scores dK of the step before is done
-            before = (step - 1) % STAGES
-            mbarrier_arrive(barriers + RING + SLOT * before + EMPTY)
+        kv0 = kv_first + (thread >> 5) * 16 + (lane >> 2)
         start = (word >> TILE) * BLOCK_M + column
-        scores = judge_t(scores, word & (1 << consumer), index, head, kv0, kv1, start, seqlen_q, seqlen_k, aux)
+        scores = judge_t(scores, word & (1 << consumer), index, head, kv0, kv0 + 8, start, seqlen_q, seqlen_k, aux)
         weights = exponential(scores, scale_log2, base + LSE_OFFSET + stage * ROW_BYTES + column * 4)
         dv = gemm_keys(dv, pack(weights), Q_COLUMNS | outputs)
         products = wait_scores(products)
@@ -114,7 +119,7 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
         warp_sync()
         if lane == 0:
             mbarrier_arrive(barriers + DS_FULL + 8 * buffer)
-        return word, head, dv, ds
+        return word, number, dv, ds
 
     @device
     def begin_dq(base, barriers, consumer, step):
@@ -128,7 +133,7 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
     @device
     def hand_over(dq, tile, base, barriers, consumer, step):
         """Leave this step's half tile of dQ, product done, to the writer; dS may be overwritten."""
-        thread = int32(cuda.threadIdx.x & 127)
+        thread = opaque(cuda.threadIdx.x) & 127
         lane_0 = thread & 31 == 0
         if lane_0:
             mbarrier_arrive(barriers + DS_EMPTY + 8 * (step & 1))
@@ -142,53 +147,49 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
             mbarrier_arrive(barriers + DQ_FULL + 8 * consumer)
 
     @device
-    def consume(dk_map, dv_map, base, barriers, consumer, heads, heads_kv, batch, seqlen_q, seqlen_k, scale_log2, scale,
-                aux):  # fmt: skip
+    def consume(dk_map, dv_map, base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k, scale_log2, scale, aux):
         thread = int32(cuda.threadIdx.x & 127)
         lane_0 = thread & 31 == 0
-        row = int32(consumer * 64 + (thread >> 5) * 16 + ((thread & 31) >> 2))
-        tiles = int32((seqlen_q + BLOCK_M - 1) // BLOCK_M)
-        tiles_k = int32((seqlen_k + BLOCK_N - 1) // BLOCK_N)
-        total = int32(tiles_k * heads_kv * batch)
+        columns = Q_COLUMNS | np.int64(((base + Q_OFFSET) & 0x3FFFF) >> 4)
         step = int32(0)
         phase_kv = int32(0)
         turn = int32(cuda.blockIdx.x)
-        while turn < total:
-            tile_k, head_kv, index = locate(turn, tiles_k, heads_kv)
-            kv0 = int32(tile_k * BLOCK_N + row)
-            kv1 = int32(kv0 + 8)
+        while turn < count_tiles(seqlen_k) * heads_kv * batch:
+            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv)
+            kv_first = int32(tile_k * BLOCK_N + consumer * 64)
             mbarrier_wait(barriers + K_FULL, phase_kv)
             mbarrier_wait(barriers + V_FULL, phase_kv)
             phase_kv ^= 1
-            word, head, dv, ds = gradients(zeros(), base, barriers, consumer, step, True, index, kv0, kv1, seqlen_q,
-                                           seqlen_k, scale_log2, aux)  # fmt: skip
-            columns = Q_COLUMNS | np.int64(((base + Q_OFFSET) & 0x3FFFF) >> 4)
+            word, number, dv, ds = gradients(zeros(), base, barriers, consumer, step, index, kv_first, seqlen_q, seqlen_k,
+                                           scale_log2, aux)  # fmt: skip
             dk = gemm_keys(zeros(), ds, columns + np.int64(step % STAGES) * Q_STEP)
-            tile = int32((index * heads + head) * tiles + (word >> TILE))
-            step = int32(step + 1)
-            while word & LAST == 0:
-                word, head, dv, ds = gradients(dv, base, barriers, consumer, step, False, index, kv0, kv1, seqlen_q,
-                                               seqlen_k, scale_log2, aux)  # fmt: skip
-                dq = begin_dq(base, barriers, consumer, step - 1)
-                dk = gemm_keys(dk, ds, columns + np.int64(step % STAGES) * Q_STEP)
-                dq = wait_dq(dq)
-                if lane_0:
-                    mbarrier_arrive(barriers + RING + SLOT * ((step - 1) % STAGES) + SECOND + EMPTY)
-                hand_over(dq, tile, base, barriers, consumer, step - 1)
-                tile = int32((index * heads + head) * tiles + (word >> TILE))
-                step = int32(step + 1)
-            dq = begin_dq(base, barriers, consumer, step - 1)
-            dq = wait_dq_last(dq)
             dv = wait_keys(dv)
             dk = wait_keys(dk)
+            while word & LAST == 0:
+                slot = barriers + RING + SLOT * (step % STAGES)
+                tile = number
+                step = int32(step + 1)
+                if lane_0:
+                    mbarrier_arrive(slot + EMPTY)
+                    mbarrier_arrive(slot + SECOND + EMPTY)
+                word, number, dv, ds = gradients(dv, base, barriers, consumer, step, index, kv_first, seqlen_q, seqlen_k,
+                                               scale_log2, aux)  # fmt: skip
+                dq = begin_dq(base, barriers, consumer, step - 1)
+                dk = gemm_keys(dk, ds, columns + np.int64(step % STAGES) * Q_STEP)
+                hand_over(wait_dq(dq), tile, base, barriers, consumer, step - 1)
+                dv = wait_keys(dv)
+                dk = wait_keys(dk)
+            dq = wait_dq_last(begin_dq(base, barriers, consumer, step))
             if lane_0:
-                last = barriers + RING + SLOT * ((step - 1) % STAGES)
-                mbarrier_arrive(last + EMPTY)
-                mbarrier_arrive(last + SECOND + EMPTY)
+                slot = barriers + RING + SLOT * (step % STAGES)
+                mbarrier_arrive(slot + EMPTY)
+                mbarrier_arrive(slot + SECOND + EMPTY)
                 mbarrier_arrive(barriers + KV_EMPTY)
-            hand_over(dq, tile, base, barriers, consumer, step - 1)
-            mbarrier_wait(barriers + DQ_EMPTY + 8 * consumer, (step - 1) & 1)
+            hand_over(dq, number, base, barriers, consumer, step)
+            mbarrier_wait(barriers + DQ_EMPTY + 8 * consumer, step & 1)
+            tile_k, head_kv, index = locate(opaque(turn), count_tiles(seqlen_k), heads_kv)  # again: registers are dear in the loop
             write_keys(dk_map, dv_map, dk, dv, base, consumer, tile_k, head_kv, index, scale)
+            step = int32(step + 1)
             turn = int32(turn + cuda.gridDim.x)
 
     return consume

@@ -11,7 +11,7 @@ from numba_fa.tile.layout import ATOM_COLUMNS, ATOM_ROW_BYTES, SWIZZLE_ALIGNMENT
 REGISTERS = (32, 240)
 
 # Barriers, in bytes from their start. Of two slots or consumers the second lies 8 bytes on. Ring slots hold Q first and
-# dO second, each with a FULL and an EMPTY. A message of two words comes with each slot, one with each consumer's dQ.
+# dO second, each with a FULL and an EMPTY. A message comes with each slot, and one word with each consumer's dQ.
 K_FULL, V_FULL, KV_EMPTY, DS_FULL, DS_EMPTY, DQ_FULL, DQ_EMPTY, DQ_MESSAGE, RING = 0, 8, 16, 24, 40, 56, 72, 88, 96
 SLOT, SECOND, EMPTY = 32, 8, 16
 
@@ -111,10 +111,10 @@ class BackwardShape:
 
     @property
     def message_offset(self) -> int:
-        """From the barriers to the first slot's message; 8 bytes a slot."""
+        """From the barriers to the first slot's message; 16 bytes a slot."""
         return RING + SLOT * self.key.stages
 
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory, with what rounding its start up to the swizzle's alignment may take."""
-        return SWIZZLE_ALIGNMENT + self.barrier_offset + self.message_offset + 8 * self.key.stages
+        return SWIZZLE_ALIGNMENT + self.barrier_offset + self.message_offset + 16 * self.key.stages
