@@ -12,12 +12,12 @@ from numba.cuda.dispatcher import CUDADispatcher
 from numba.cuda.extending import _Intrinsic
 from numba.cuda.types import Number
 
-from numba_fa.emulator import twins_fragment, twins_memory, twins_sync, twins_wgmma
+from numba_fa.emulator import twins_backward, twins_fragment, twins_memory, twins_sync, twins_wgmma
 from numba_fa.emulator.errors import EmulationError
 from numba_fa.emulator.namespace import Cast, Cuda
 
 _TWINS: dict[str, Callable[..., Any]] = {
-    twin.__name__: twin for module in (twins_fragment, twins_memory, twins_sync, twins_wgmma) for twin in module.TWINS
+    twin.__name__: twin for module in (twins_fragment, twins_memory, twins_sync, twins_wgmma, twins_backward) for twin in module.TWINS
 }
 
 

@@ -1,0 +1,207 @@
+"""Twins of what the backward alone uses: `ptx/bulk.py`, `fragment_columns.py`, `wgmma_transposed.py`, `vector.py`, `order.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from numba_fa.emulator.errors import EmulationError, HazardError
+from numba_fa.emulator.memory import GlobalMemory
+from numba_fa.emulator.shared import IN_FLIGHT, UNFENCED, UNWRITTEN
+from numba_fa.emulator.tensor_core import Group, InFlight, half_to_float32, read_mn_major
+from numba_fa.emulator.threads import current
+from numba_fa.emulator.twins_fragment import _HALF, _NEG_INF, _TINY, _columns, _each_row
+from numba_fa.emulator.twins_wgmma import _same, _start
+
+QUAD_STEP = 2048
+
+
+def keep_from(count: int, fragment: np.ndarray, start0: int, start1: int) -> np.ndarray:
+    """-inf where a column lies before its row's start."""
+    return np.where(_columns(count) >= _each_row(count, start0, start1, np.int64), np.asarray(fragment), _NEG_INF)
+
+
+def column_exponential(count: int, fragment: np.ndarray, scale: Any, address: int) -> np.ndarray:
+    """2 ** (fragment * scale - the column's value), rounded once, denormals flushed."""
+    power = np.asarray(fragment).astype(np.float64) * np.float32(scale) - _column_values(count, address)
+    result = np.exp2(power.astype(np.float32))
+    result[result < _TINY] = 0
+    return result
+
+
+def column_gradient(count: int, weights: np.ndarray, products: np.ndarray, address: int) -> np.ndarray:
+    """weights * (products - the column's value)."""
+    return np.asarray(weights) * (np.asarray(products) - _column_values(count, address))
+
+
+def stmatrix_words(count: int, words: np.ndarray, row: int, atom: int, swizzle: int, half: int) -> None:
+    """As `stmatrix`, of words packed already."""
+    thread = current()
+    instructions = np.arange(count // 4)
+    chunk = (int(half) + 2 * instructions % 8) ^ int(swizzle)
+    addresses = int(row) + (chunk << 4) + int(atom) * (2 * instructions // 8)
+    first = thread.index // 32 * 32
+
+    def combine(values: dict[int, Any]) -> dict[int, None]:
+        at = np.stack([value[0] for value in values.values()], axis=1)
+        all_words = np.stack([value[1] for value in values.values()]).reshape(8, 4, -1, 4)
+        rows = all_words.transpose(2, 3, 0, 1).reshape(-1, 32, 4)
+        shared = thread.block.shared
+        numbers = shared.numbers(at, "stmatrix")
+        writers = np.broadcast_to(first + np.arange(32), numbers.shape)
+        shared.write_generic(numbers, np.ascontiguousarray(rows).view(np.uint8), writers, "stmatrix")
+        return dict.fromkeys(values)
+
+    thread.block.threads.meet(("stmatrix_words", count), 32, (addresses, np.asarray(words)), combine)
+
+
+def store_quads(count: int, fragment: np.ndarray, address: int) -> None:
+    """16-byte pieces to shared memory, QUAD_STEP apart."""
+    thread = current()
+    shared = thread.block.shared
+    numbers = shared.numbers(int(address) + QUAD_STEP * np.arange(count // 4), "store_quads")
+    pieces = np.asarray(fragment, np.float32).reshape(-1, 4).view(np.uint8)
+    shared.write_generic(numbers, pieces, np.full(numbers.shape, thread.index), "store_quads")
+
+
+def gemm_tt(n: int, steps: int, dtype: str, a_step: Callable[[int], int], b_step: Callable[[int], int], a: int, b: int) -> Any:
+    """Start A^T @ B, both MN-major in shared memory."""
+    thread = current()
+    shared = thread.block.shared
+
+    def combine(values: dict[int, Any]) -> dict[int, InFlight]:
+        a0, b0 = _same(values, "gemm_tt")
+
+        def read() -> list[np.ndarray]:
+            return [
+                read_mn_major(shared, [a0 + a_step(k) for k in range(steps)], 64),
+                read_mn_major(shared, [b0 + b_step(k) for k in range(steps)], n),
+            ]
+
+        def multiply(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+            return half_to_float32(left, dtype).T @ half_to_float32(right, dtype)
+
+        return _start(thread, values, Group(read, multiply), n, steps)
+
+    return thread.block.threads.meet(("gemm_tt", n, steps, dtype), 128, (int(a), int(b)), combine)
+
+
+def bulk_load(destination: int, source: int, size: int, barrier: int) -> None:
+    """Start a copy of global memory; it lands when that lets a waiter at the mbarrier pass."""
+    block = current().block
+    numbers = _chunks(block, int(destination), int(size), "bulk_load")
+    data = _global(int(source), int(size), "bulk_load")
+    mbarrier = block.mbarrier(int(barrier))
+    if not mbarrier.fenced:
+        raise HazardError(f"bulk_load completes on {mbarrier.name}, made without fence_mbarrier_init after")
+    block.shared.begin_load(numbers, "bulk_load")
+    mbarrier.loads.append((int(size), lambda: block.shared.land(numbers, data.reshape(-1, 16).copy())))
+    block.record("bulk_load", current().index, int(size), int(destination))
+
+
+class _Sum:
+    """What a bulk reduction adds to, in the shape of a tensor map with one row of chunks."""
+
+    def __init__(self, target: np.ndarray) -> None:
+        self.target, self.rows, self.box_bytes = target, 1, target.nbytes
+
+    def touched(self, *_: int) -> np.ndarray:
+        return np.ones((1, self.box_bytes // 16), bool)
+
+    def write(self, box: np.ndarray, *_: int) -> None:
+        self.target += np.ascontiguousarray(box).view(np.float32).reshape(-1)
+
+
+def bulk_reduce_add(destination: int, source: int, size: int) -> None:
+    """Start a sum into global memory; it reads its source when waited for."""
+    block = current().block
+    numbers = _chunks(block, int(source), int(size), "bulk_reduce_add")[None]
+    target = _Sum(_global(int(destination), int(size), "bulk_reduce_add").view(np.float32))
+    block.stores.start(current().index, target, numbers, (0, 0, 0, 0))
+
+
+def load_words(address: int) -> np.ndarray:
+    """Four words of global memory."""
+    return _global(int(address), 16, "load_words").view(np.uint32).copy()
+
+
+def load_quads(count: int, address: int) -> np.ndarray:
+    """16-byte pieces of global memory, QUAD_STEP apart."""
+    pieces = [_global(int(address) + QUAD_STEP * j, 16, "load_quads").view(np.float32) for j in range(count // 4)]
+    return np.concatenate(pieces)
+
+
+def store_zero(address: int) -> None:
+    """16 bytes of zeros to global memory."""
+    _global(int(address), 16, "store_zero")[...] = 0
+
+
+def dot_words(dtype: str, a: np.ndarray, b: np.ndarray) -> np.float32:
+    """The sum of products, one rounding each."""
+    kind = np.dtype(np.float32) if dtype == "fp32" else _HALF[dtype]
+    total = np.float32(0)
+    for x, y in zip(np.asarray(a).view(kind).astype(np.float64), np.asarray(b).view(kind).astype(np.float64), strict=True):
+        total = np.float32(x * y + total)
+    return total
+
+
+def ld_global_f32(address: int) -> np.float32:
+    """One float32 of global memory."""
+    return _global(int(address), 4, "ld_global_f32").view(np.float32)[0]
+
+
+def warp_sync() -> None:
+    """Once the whole warp has come."""
+    current().block.threads.meet("warp_sync", 32, None, lambda values: dict.fromkeys(values))
+
+
+def counter_wait(address: int, value: int) -> None:
+    """Blocks run one after another here, so whom this one waits for is done, or it will never be."""
+    count = int(_global(int(address), 4, "counter_wait").view(np.int32)[0])
+    if count != int(value):
+        raise EmulationError(f"the counter at {int(address):#x} is {count} and will not become {int(value)}")
+
+
+def counter_add(address: int) -> None:
+    """One more."""
+    block = current().block
+    if block.stores.busy(current().index):
+        raise HazardError("counter_add releases what is not complete: a store that this thread has not waited for")
+    _global(int(address), 4, "counter_add").view(np.int32)[0] += 1
+
+
+def _column_values(count: int, address: int) -> np.ndarray:
+    """Per register the float32 of its column; HazardError where it has not come."""
+    shared = current().block.shared
+    address = int(address)
+    end = address + 32 * (count // 4)
+    if address % 8 or not shared.base <= address or end - 24 > shared.limit:
+        raise EmulationError(f"columns' values at {address:#x}: misaligned or outside shared memory")
+    places = (address + 32 * np.arange(count // 4)[:, None] + 4 * np.array([0, 1, 0, 1])).reshape(-1)
+    if np.isin(shared.state[places], (UNWRITTEN, IN_FLIGHT, UNFENCED)).any():
+        raise HazardError("columns' values are read, but they are unwritten or in flight")
+    return shared.bytes.view(np.float32)[places // 4]
+
+
+def _chunks(block: Any, address: int, size: int, what: str) -> np.ndarray:
+    if size % 16 or size <= 0:
+        raise EmulationError(f"{what} of {size} bytes; a multiple of 16 is wanted")
+    return block.shared.numbers(address + 16 * np.arange(size // 16), what)
+
+
+def _global(address: int, size: int, what: str) -> np.ndarray:
+    """The bytes of an array at a global address, as a view."""
+    memory: GlobalMemory | None = current().block.memory
+    if memory is None:
+        raise EmulationError(f"{what} at {address:#x}, and the kernel was given no pointer")
+    if address % min(size, 16):
+        raise EmulationError(f"{what} of {size} bytes at {address:#x}, which is misaligned")
+    return memory.span(address, size, what)
+
+
+TWINS = (
+    keep_from, column_exponential, column_gradient, stmatrix_words, store_quads, gemm_tt, bulk_load, bulk_reduce_add,
+    load_words, load_quads, store_zero, dot_words, ld_global_f32, warp_sync, counter_wait, counter_add,
+)  # fmt: skip
