@@ -6,13 +6,26 @@ Importing this loads no compiler, no framework and no driver; what is used is im
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from numba_fa.api import attention, explain, plan
+    from numba_fa.blocks import block_mask
     from numba_fa.compat import flash_attn_func
     from numba_fa.errors import CompileError, LaunchError, ProblemError, StoreWarning, UnsupportedError
-    from numba_fa.problem.masks import Causal, Full
+    from numba_fa.problem.biases import ALiBi, DenseBias, ScoreMod, Softcap, T5Bias
+    from numba_fa.problem.masks import (
+        All,
+        Any,
+        BlockMask,
+        Causal,
+        Document,
+        Full,
+        KeyPadding,
+        MaskMod,
+        PrefixLM,
+        SlidingWindow,
+    )  # fmt: skip
 
 __version__ = "0.1.0"
 
@@ -20,9 +33,13 @@ _HOMES = {
     "attention": "api",
     "explain": "api",
     "plan": "api",
+    "block_mask": "blocks",
     "flash_attn_func": "compat",
-    "Causal": "problem.masks",
-    "Full": "problem.masks",
+    **dict.fromkeys(
+        ("All", "Any", "BlockMask", "Causal", "Document", "Full", "KeyPadding", "MaskMod", "PrefixLM", "SlidingWindow"),
+        "problem.masks",
+    ),
+    **dict.fromkeys(("ALiBi", "DenseBias", "ScoreMod", "Softcap", "T5Bias"), "problem.biases"),
     "CompileError": "errors",
     "LaunchError": "errors",
     "ProblemError": "errors",
@@ -31,12 +48,13 @@ _HOMES = {
 }
 
 __all__ = [
-    "Causal", "CompileError", "Full", "LaunchError", "ProblemError", "StoreWarning", "UnsupportedError", "attention",
-    "explain", "flash_attn_func", "plan",
+    "ALiBi", "All", "Any", "BlockMask", "Causal", "CompileError", "DenseBias", "Document", "Full", "KeyPadding",
+    "LaunchError", "MaskMod", "PrefixLM", "ProblemError", "ScoreMod", "SlidingWindow", "Softcap", "StoreWarning", "T5Bias",
+    "UnsupportedError", "attention", "block_mask", "explain", "flash_attn_func", "plan",
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name at its first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'numba_fa' has no attribute {name!r}")

@@ -5,37 +5,24 @@ Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1: `softmax(scale 
 conventions of this folder's README: bottom-right causal, GQA, empty rows, and NaN that stays in the rows that
 see it.
 """
-import math
-
 import numpy as np
 
 from .heads import check_shapes, for_each_head
-from .masks import visible_keys
+from .scores import head_maker, masked, score_steps
 
 
-def default_scale(q):
-    """The scale that attention uses when none is given: 1 / sqrt(head_dim), a Python float."""
-    return 1.0 / math.sqrt(q.shape[-1])
-
-
-def masked_scores(q, k, visible, scale):
-    """`scale * q.k`, and -inf where `visible` is False: (seqlen_q, seqlen_k) in the dtype of q and k.
-
-    q (seqlen_q, head_dim), k (seqlen_k, head_dim), visible (seqlen_q, seqlen_k) bool, scale a number.
-    """
-    return np.where(visible, (q @ k.T) * q.dtype.type(scale), q.dtype.type(-np.inf))
-
-
-def softmax_terms(scores):
+def softmax_terms(scores, sink=-np.inf):
     """The unnormalised softmax of each row of scores (seqlen_q, seqlen_k): `(p, row_sum, row_max)`.
 
     `p = exp(scores - row_max)` (seqlen_q, seqlen_k), `row_sum` and `row_max` (seqlen_q, 1), in the dtype of
-    scores. A row of -inf, or of no keys, gives p = 0, row_sum = 0 and row_max = 0: -inf - -inf would be NaN.
+    scores; sink is one more logit, in row_sum and row_max alone. A row of -inf, or of no keys, gives p = 0,
+    row_sum = 0 and row_max = 0 where there is no sink: -inf - -inf would be NaN.
     """
-    row_max = scores.max(axis=-1, keepdims=True, initial=-np.inf)
+    sink = scores.dtype.type(sink)
+    row_max = scores.max(axis=-1, keepdims=True, initial=sink)
     row_max = np.where(np.isneginf(row_max), scores.dtype.type(0), row_max)
     p = np.exp(scores - row_max)
-    return p, p.sum(axis=-1, keepdims=True), row_max
+    return p, p.sum(axis=-1, keepdims=True) + np.exp(sink - row_max), row_max
 
 
 def weighted_sum(p, v, visible):
@@ -53,31 +40,36 @@ def weighted_sum(p, v, visible):
     return out
 
 
-def naive_head(q, k, v, visible, scale, round_p):
+def naive_head(q, k, v, head, round_p):
     """Attention of one head with `round_p(p)` applied to the unnormalised weights before they meet v.
 
     q (seqlen_q, head_dim), k (seqlen_k, head_dim), v (seqlen_k, head_dim_v), all of one dtype, in which
-    everything is computed; visible (seqlen_q, seqlen_k) bool. Returns out (seqlen_q, head_dim_v) and lse
-    (seqlen_q,). The row sum is that of the weights before rounding, as in FlashAttention (Dao 2023, algorithm
-    1).
+    everything is computed; head a `Head`. Returns out (seqlen_q, head_dim_v) and lse (seqlen_q,). The row sum
+    is that of the weights before rounding, as in FlashAttention (Dao 2023, algorithm 1).
     """
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        p, row_sum, row_max = softmax_terms(masked_scores(q, k, visible, scale))
-        out = weighted_sum(round_p(p), v, visible) / np.where(row_sum == 0, row_sum.dtype.type(1), row_sum)
+        scores = masked(score_steps(q, k, head)[-1], head.visible)
+        p, row_sum, row_max = softmax_terms(scores, head.sink)
+        out = weighted_sum(round_p(p), v, head.visible) / np.where(row_sum == 0, row_sum.dtype.type(1), row_sum)
         return out, (row_max + np.log(row_sum))[:, 0]
 
 
-def attention(q, k, v, *, mask="full", scale=None):
+def attention(q, k, v, *, mask="full", bias=(), sink_logits=None, scale=None):
     """Exact attention in float64: `(out, lse)`.
 
     q (batch, seqlen_q, heads, head_dim), k (batch, seqlen_k, heads_kv, head_dim), v (batch, seqlen_k,
-    heads_kv, head_dim_v) of any float dtype; mask a name in `MASKS`; scale a number, by default 1 /
-    sqrt(head_dim). Returns float64 out (batch, seqlen_q, heads, head_dim_v) and float64 lse (batch, heads,
-    seqlen_q), natural log. Rows with no visible key give out 0 and lse -inf. ValueError for shapes that
-    disagree or an unknown mask.
+    heads_kv, head_dim_v) of any float dtype. mask is a name in `MASKS`, a bool array that broadcasts to (batch,
+    heads, seqlen_q, seqlen_k), or a callable `(b, h, q_idx, kv_idx) -> bool array`; bias a sequence of callables
+    `(score, b, h, q_idx, kv_idx) -> score`, applied in order to `scale * q.k`. Callables get ints b and h and
+    index arrays that broadcast to the score's shape; `bind` makes them of the functions in `masks.py` and
+    `biases.py`. sink_logits (heads,) join the softmax's denominator and the lse; scale is a number, by default
+    1 / sqrt(head_dim).
+
+    Returns float64 out (batch, seqlen_q, heads, head_dim_v) and float64 lse (batch, heads, seqlen_q), natural
+    log. Rows with no visible key give out 0 and lse -inf, or the logit where there is a sink. ValueError for
+    shapes that disagree or an unknown mask.
     """
     q, k, v = (np.asarray(x).astype(np.float64) for x in (q, k, v))
     check_shapes(q, k, v)
-    scale = default_scale(q) if scale is None else scale
-    visible = visible_keys(mask, q.shape[1], k.shape[1])
-    return for_each_head(lambda q, k, v: naive_head(q, k, v, visible, scale, lambda p: p), q, k, v)
+    head = head_maker(q, k, mask, bias, sink_logits, scale)
+    return for_each_head(lambda b, h, q, k, v: naive_head(q, k, v, head(b, h), lambda p: p), q, k, v)

@@ -6,16 +6,20 @@ mean that query head h reads kv head `h // (heads // heads_kv)`.
 import numpy as np
 
 
+def group_size(heads, heads_kv):
+    """How many query heads read one kv head, an int. ValueError where heads_kv does not divide heads."""
+    if heads_kv == 0 or heads % heads_kv:
+        raise ValueError(f"heads {heads} is not a multiple of heads_kv {heads_kv}")
+    return heads // heads_kv
+
+
 def expand_kv_heads(x, heads):
     """Repeat the kv heads of x (batch, seqlen, heads_kv, head_dim) so that it has `heads` of them, in GQA
     order.
 
     Returns (batch, seqlen, heads, head_dim) in x's dtype. ValueError where heads_kv does not divide heads.
     """
-    heads_kv = x.shape[2]
-    if heads_kv == 0 or heads % heads_kv:
-        raise ValueError(f"heads {heads} is not a multiple of heads_kv {heads_kv}")
-    return np.repeat(x, heads // heads_kv, axis=2)
+    return np.repeat(x, group_size(heads, x.shape[2]), axis=2)
 
 
 def check_shapes(q, k, v):
@@ -33,11 +37,11 @@ def check_shapes(q, k, v):
 
 
 def for_each_head(head_attention, q, k, v):
-    """Run `head_attention(q, k, v) -> (out, lse)` on the 2-d arrays of every (batch, head) and gather the
-    results.
+    """Run `head_attention(b, h, q, k, v) -> (out, lse)` on the 2-d arrays of every (batch, head) and gather
+    the results.
 
     q (batch, seqlen_q, heads, head_dim), k (batch, seqlen_k, heads_kv, head_dim), v (batch, seqlen_k,
-    heads_kv, head_dim_v); the callable gets (seqlen_q, head_dim), (seqlen_k, head_dim), (seqlen_k,
+    heads_kv, head_dim_v); the callable gets two ints and (seqlen_q, head_dim), (seqlen_k, head_dim), (seqlen_k,
     head_dim_v) and returns (seqlen_q, head_dim_v), (seqlen_q,). Returns float64 out (batch, seqlen_q, heads,
     head_dim_v) and float64 lse (batch, heads, seqlen_q). One head at a time keeps the score matrix at
     seqlen_q x seqlen_k.
@@ -47,5 +51,5 @@ def for_each_head(head_attention, q, k, v):
     out = np.empty((batch, seqlen_q, heads, v.shape[3]))
     lse = np.empty((batch, heads, seqlen_q))
     for b, h in np.ndindex(batch, heads):
-        out[b, :, h], lse[b, h] = head_attention(q[b, :, h], k[b, :, h], v[b, :, h])
+        out[b, :, h], lse[b, h] = head_attention(b, h, q[b, :, h], k[b, :, h], v[b, :, h])
     return out, lse

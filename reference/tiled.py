@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .attention import default_scale, masked_scores, weighted_sum
+from .attention import weighted_sum
 from .heads import check_shapes, for_each_head
-from .masks import visible_keys
+from .scores import head_maker, masked, score_steps
 
 LOG2_E = math.log2(math.e)
 LN_2 = math.log(2.0)
@@ -37,10 +37,10 @@ def empty_state(rows, head_dim_v):
     return SoftmaxState(np.full((rows, 1), -np.inf), np.zeros((rows, 1)), np.zeros((rows, head_dim_v)))
 
 
-def key_end(mask, m_end, seqlen_q, seqlen_k):
-    """One past the last key that a query below m_end can see under `mask`: an int in [0, seqlen_k]."""
-    ends = {"full": seqlen_k, "causal": m_end + seqlen_k - seqlen_q}
-    return min(max(ends[mask], 0), seqlen_k)
+def reach(visible, last):
+    """The last key at or before `last` that some query sees, -1 for none: visible (block_m, seqlen_k) bool."""
+    seen = np.flatnonzero(visible[:, : last + 1].any(axis=0))
+    return int(seen[-1]) if seen.size else -1
 
 
 def update(state, scores, v, visible):
@@ -58,6 +58,14 @@ def update(state, scores, v, visible):
     return SoftmaxState(row_max, row_sum, state.acc * rescale + weighted_sum(p, v, visible))
 
 
+def add_sink(state, sink):
+    """The state after a key of logit `sink`, in log2 units, and value zero, which every row sees; -inf is no sink."""
+    if np.isneginf(sink):
+        return state
+    rows, head_dim_v = state.acc.shape
+    return update(state, np.full((rows, 1), sink), np.zeros((1, head_dim_v)), np.ones((rows, 1), dtype=bool))
+
+
 def finish(state):
     """`(out, lse)` of a state: acc / row_sum (block_m, head_dim_v) and natural-log lse (block_m,)."""
     empty = state.row_sum == 0
@@ -66,28 +74,37 @@ def finish(state):
     return state.acc / row_sum, lse[:, 0]
 
 
-def tiled_head(q, k, v, *, mask, scale, block_m, block_n):
+def row_block(q, k, v, head, m, block_n):
+    """The state of the queries in the slice m after every block of keys that one of them sees, last block first.
+
+    q (seqlen_q, head_dim), k (seqlen_k, head_dim), v (seqlen_k, head_dim_v), float64; head a `Head`.
+    """
+    visible = head.visible[m]
+    state = empty_state(m.stop - m.start, v.shape[1])
+    last = reach(visible, len(k) - 1)
+    while last >= 0:
+        start = last // block_n * block_n
+        n = slice(start, min(start + block_n, len(k)))
+        scores = LOG2_E * score_steps(q[m], k[n], head, m.start, n.start)[-1]
+        state = update(state, masked(scores, visible[:, n]), v[n], visible[:, n])
+        last = reach(visible, start - 1)
+    return state
+
+
+def tiled_head(q, k, v, head, block_m, block_n):
     """Attention of one head in tiles: float64 out (seqlen_q, head_dim_v) and lse (seqlen_q,).
 
-    q (seqlen_q, head_dim), k (seqlen_k, head_dim), v (seqlen_k, head_dim_v), float64. The last block of
-    queries and that of keys may be short.
+    q (seqlen_q, head_dim), k (seqlen_k, head_dim), v (seqlen_k, head_dim_v), float64; head a `Head`. The last
+    block of queries and that of keys may be short.
     """
-    seqlen_q, seqlen_k = len(q), len(k)
-    visible = visible_keys(mask, seqlen_q, seqlen_k)
-    out, lse = np.empty((seqlen_q, v.shape[1])), np.empty(seqlen_q)
-    for m_start in range(0, seqlen_q, block_m):
-        m = slice(m_start, min(m_start + block_m, seqlen_q))
-        state = empty_state(m.stop - m.start, v.shape[1])
-        n_blocks = -(-key_end(mask, m.stop, seqlen_q, seqlen_k) // block_n)
-        for n_block in reversed(range(n_blocks)):
-            n = slice(n_block * block_n, min((n_block + 1) * block_n, seqlen_k))
-            scores = masked_scores(q[m], k[n], visible[m, n], scale * LOG2_E)
-            state = update(state, scores, v[n], visible[m, n])
-        out[m], lse[m] = finish(state)
+    out, lse = np.empty((len(q), v.shape[1])), np.empty(len(q))
+    for m_start in range(0, len(q), block_m):
+        m = slice(m_start, min(m_start + block_m, len(q)))
+        out[m], lse[m] = finish(add_sink(row_block(q, k, v, head, m, block_n), LOG2_E * head.sink))
     return out, lse
 
 
-def attention_tiled(q, k, v, *, mask="full", scale=None, block_m=64, block_n=64):
+def attention_tiled(q, k, v, *, mask="full", bias=(), sink_logits=None, scale=None, block_m=64, block_n=64):
     """Exact attention in float64 by tiles: `(out, lse)`, the same numbers as `attention` up to float64
     rounding.
 
@@ -97,10 +114,9 @@ def attention_tiled(q, k, v, *, mask="full", scale=None, block_m=64, block_n=64)
         raise ValueError(f"block_m {block_m} and block_n {block_n} must be positive")
     q, k, v = (np.asarray(x).astype(np.float64) for x in (q, k, v))
     check_shapes(q, k, v)
-    tiles = {"mask": mask, "block_m": block_m, "block_n": block_n}
-    tiles["scale"] = default_scale(q) if scale is None else scale
+    head = head_maker(q, k, mask, bias, sink_logits, scale)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        return for_each_head(lambda q, k, v: tiled_head(q, k, v, **tiles), q, k, v)
+        return for_each_head(lambda b, h, *qkv: tiled_head(*qkv, head(b, h), block_m, block_n), q, k, v)
 
 
 def merge(out_a, lse_a, out_b, lse_b):

@@ -6,21 +6,25 @@ import numpy as np
 
 import reference
 from numba_fa.testing.inputs import DTYPES, random_qkv
+from numba_fa.testing.programs import PROGRAMS, Sizes
 from numba_fa.testing.tolerance import assert_close
+from tests.declared import truth_of
 
 
 @lru_cache(maxsize=64)
-def truth(batch, seqlen_q, seqlen_k, heads, heads_kv, head_dim, dtype, mask):
+def truth(batch, seqlen_q, seqlen_k, heads, heads_kv, head_dim, dtype, program):
     """(out, lse, naive low-precision out), float64, for `random_qkv` of these arguments."""
     q, k, v = random_qkv(batch, seqlen_q, seqlen_k, heads, heads_kv, head_dim, dtype)
-    out, lse = reference.attention(q, k, v, mask=mask)
+    sizes = Sizes(batch, seqlen_q, seqlen_k, heads)
+    asked = truth_of(PROGRAMS[program](sizes), sizes)
+    out, lse = reference.attention(q, k, v, **asked)
     if dtype == "float32":
-        return out, lse, naive_float32(q, k, v, mask)
-    rounded, _ = reference.attention_rounded(q, k, v, mask=mask, dtype=dtype)
+        return out, lse, naive_float32(q, k, v, **asked)
+    rounded, _ = reference.attention_rounded(q, k, v, dtype=dtype, **asked)
     return out, lse, rounded
 
 
-def naive_float32(q, k, v, mask):
+def naive_float32(q, k, v, mask="full", bias=(), sink_logits=None):
     """Attention as a scalar float32 kernel does it: every sum one term after another. Returns float64.
 
     NumPy's own sums run in several chains, whose error is smaller than any kernel's of one chain.
@@ -31,13 +35,23 @@ def naive_float32(q, k, v, mask):
     scores = np.zeros((*q.shape[:3], k.shape[2]), np.float32)
     for column in range(head_dim):
         scores += q[..., column, None] * k[..., None, :, column]
-    visible = reference.visible_keys(mask, q.shape[2], k.shape[2])
-    scores = np.where(visible, scores * np.float32(head_dim**-0.5), np.float32(-np.inf))
-    weights = np.exp(scores - np.maximum(scores.max(-1, keepdims=True), np.float32(-3e38)))
+    scores *= np.float32(head_dim**-0.5)
+    i, j = np.arange(q.shape[2])[:, None], np.arange(k.shape[2])[None]
+    for b, h in np.ndindex(q.shape[:2]):
+        for change in bias:
+            scores[b, h] = change(scores[b, h], b, h, i, j)
+        visible = reference.visible_keys(mask, q.shape[2], k.shape[2], b, h, batch=q.shape[0], heads=q.shape[1])
+        scores[b, h] = np.where(visible, scores[b, h], np.float32(-np.inf))
+    top = np.maximum(scores.max(-1, keepdims=True), np.float32(-3e38))
+    if sink_logits is not None:
+        top = np.maximum(top, np.asarray(sink_logits, np.float32)[None, :, None, None])
+    weights = np.exp(scores - top)
     total, out = np.zeros(q.shape[:3], np.float32), np.zeros(q.shape, np.float32)
     for key in range(k.shape[2]):
         total += weights[..., key]
         out += weights[..., key, None] * v[..., None, key, :]
+    if sink_logits is not None:
+        total += np.exp(np.asarray(sink_logits, np.float32)[None, :, None] - top[..., 0])
     out = np.divide(out, total[..., None], out=np.zeros_like(out), where=total[..., None] > 0)
     return out.transpose(0, 2, 1, 3).astype(np.float64)
 
@@ -51,5 +65,5 @@ def inputs_of(cell):
 def check_cell(cell, out, lse):
     """AssertionError unless a cell's out and lse are right."""
     batch, seqlen_q, seqlen_k, _ = cell.shape
-    expected = truth(batch, seqlen_q, seqlen_k, *cell.heads, cell.head_dim, cell.dtype, cell.mask)
+    expected = truth(batch, seqlen_q, seqlen_k, *cell.heads, cell.head_dim, cell.dtype, cell.program)
     assert_close(out, lse, *expected, DTYPES[cell.dtype])

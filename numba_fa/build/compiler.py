@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 from numba_fa.build.artifact import Artifact
 from numba_fa.build.fingerprint import versions
+from numba_fa.build.user_errors import check_functions, explain_compile_error
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.errors import CompileError
+from numba_fa.problem.functions import functions_of
 
 _LOCK = threading.Lock()  # Numba's compiler keeps global state
 _USED = re.compile(r"Used (\d+) registers")
@@ -25,9 +28,8 @@ _STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) b
 def compile_kernel(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch: str) -> Artifact:
     """Compile `factory(key)` for `arch` ("sm_90a"); CompileError when it fails or the code would be serialised."""
     with _LOCK:
-        source = factory(key)
-        library = _lower(source, arch)
-        entry = "numba_fa_" + key.slug.replace("-", "_")
+        source, library = _lowered(key, factory, arch)
+        entry = _entry(key)
         _edit(library, entry)
         cubin, log = _link(library.get_ltoir(cc=_capability(arch)), arch)
     advisories = [line for line in log.splitlines() if "C75" in line]
@@ -52,31 +54,50 @@ def compile_kernel(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch
 def ptx_of(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch: str) -> str:
     """The kernel as PTX text, to be read by people; what runs is linked from LTO-IR."""
     with _LOCK:
-        library = _lower(factory(key), arch, lto=False)
-        _edit(library, "numba_fa_" + key.slug.replace("-", "_"))
+        _, library = _lowered(key, factory, arch, lto=False)
+        _edit(library, _entry(key))
         return library.get_asm_str(cc=_capability(arch))
 
 
-def _lower(source: Any, arch: str, lto: bool = True) -> Any:
-    """Type and lower the kernel into Numba's code library."""
+def _lowered(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch: str, lto: bool = True) -> tuple[Any, Any]:
+    """What the factory makes, and that typed and lowered into Numba's code library; CompileError for a user's mistake."""
+    functions = functions_of(key.mask, key.bias)
+    with _compiling_for(_capability(arch)):
+        if functions:
+            from numba_fa.jit import TOKENS, device
+
+            check_functions(functions, device, TOKENS)
+        try:
+            source = factory(key)
+            return source, _lower(source, arch, lto)
+        except Exception as error:
+            if functions and type(error).__module__.startswith("numba."):
+                raise explain_compile_error(error, functions) from error
+            raise
+
+
+@contextmanager
+def _compiling_for(capability: tuple[Any, ...]) -> Iterator[None]:
+    """Numba compiles device functions for "the current device"; there may be none, or another one."""
     import numba.cuda.dispatcher
-    from numba.cuda import types  # type: ignore[attr-defined]
-    from numba.cuda.compiler import _compile_pyfunc_with_fixup  # type: ignore[attr-defined]
 
-    from numba_fa.jit import TOKENS
-
-    capability = _capability(arch)
-    # Numba compiles device functions for "the current device"; there may be none, or another one.
     device = SimpleNamespace(compute_capability=capability)
     saved, numba.cuda.dispatcher.get_current_device = numba.cuda.dispatcher.get_current_device, lambda: device
     try:
-        signature = types.void(*[TOKENS[token] for token in source.signature])  # type: ignore[attr-defined]
-        library, _ = _compile_pyfunc_with_fixup(
-            source.function, signature, device=False, cc=capability, abi="numba",
-            launch_bounds=(source.threads, 1), lto=lto,
-        )  # fmt: skip
+        yield
     finally:
         numba.cuda.dispatcher.get_current_device = saved
+
+
+def _lower(source: Any, arch: str, lto: bool) -> Any:
+    """Type and lower a kernel into Numba's code library."""
+    from numba.cuda import types  # type: ignore[attr-defined]
+    from numba.cuda.compiler import _compile_pyfunc_with_fixup  # type: ignore[attr-defined]
+
+    library, _ = _compile_pyfunc_with_fixup(
+        source.function, types.void(*source.types), device=False, cc=_capability(arch),  # type: ignore[attr-defined]
+        abi="numba", launch_bounds=(source.threads, 1), lto=lto,
+    )  # fmt: skip
     _pass_tensor_maps_by_value(library, source.signature)
     return library
 
@@ -95,6 +116,11 @@ def _pass_tensor_maps_by_value(library: Any, signature: tuple[str, ...]) -> None
         function.args[i].attributes.align = 64
     numbers = module.add_metadata([ir.Constant(ir.IntType(32), i + 1) for i in positions])
     module.namedmetadata["nvvm.annotations"].add(module.add_metadata([function, "grid_constant", numbers]))
+
+
+def _entry(key: DispatchKey) -> str:
+    """The kernel's name in machine code, where letters, digits and underscores alone may stand."""
+    return "numba_fa_" + re.sub(r"\W", "_", key.slug)
 
 
 def _edit(library: Any, entry: str) -> None:

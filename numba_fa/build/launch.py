@@ -7,6 +7,7 @@ lie as it likes; so cuda.core loads, and the driver launches (docs/adr/0003).
 from __future__ import annotations
 
 import ctypes
+import math
 import struct
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from numba_fa.build.driver import check
 from numba_fa.build.loader import LoadedKernel
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.variant import TensorMap
+from numba_fa.problem.arrays import ArrayView
 
 # token -> (struct format, size and alignment in bytes)
 _PACKING = {
@@ -30,13 +32,31 @@ _PACKING = {
 }
 
 
+def _packing(token: str) -> list[tuple[str, int, int]]:
+    """How a token is packed: one entry a kernel parameter, of which an array is several (`jit.TOKENS`)."""
+    if token.startswith("array:"):
+        return [_PACKING["int64"]] * (5 + 2 * int(token.rpartition(":")[2]))
+    return [_PACKING[token]]
+
+
+def flattened(values: tuple[Any, ...]) -> list[Any]:
+    """Parameter values with each array (an ArrayView) as Numba lays it out."""
+    flat: list[Any] = []
+    for value in values:
+        if isinstance(value, ArrayView):
+            strides = [stride * value.itemsize for stride in value.strides]
+            flat += [0, 0, math.prod(value.shape), value.itemsize, value.pointer, *value.shape, *strides]
+        else:
+            flat.append(value)
+    return flat
+
+
 class ParameterBlock(threading.local):
     """A kernel's parameters in memory, one block a thread, with the table of pointers that the driver wants."""
 
     def __init__(self, signature: tuple[str, ...]) -> None:
         offset, layout, offsets = 0, "<", []
-        for token in signature:
-            code, size, alignment = _PACKING[token]
+        for code, size, alignment in (packing for token in signature for packing in _packing(token)):
             padding = -offset % alignment
             layout += f"{padding}x{code}" if padding else code
             offset += padding
@@ -51,7 +71,7 @@ class ParameterBlock(threading.local):
 
     def fill(self, values: tuple[Any, ...]) -> None:
         """Write the parameters; the driver copies them at the launch."""
-        self._struct.pack_into(self._memory, self._start, *values)
+        self._struct.pack_into(self._memory, self._start, *flattened(values))
 
 
 def make_launch(

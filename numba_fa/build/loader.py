@@ -12,6 +12,7 @@ from numba_fa.build.store import default_store
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.variant import Variant
+from numba_fa.problem.functions import functions_of
 
 _LOADED: dict[tuple[str, int], LoadedKernel] = {}
 _LOCK = threading.Lock()
@@ -29,12 +30,13 @@ class LoadedKernel:
 def artifact_for(key: DispatchKey, variant: Variant, arch: str) -> Artifact:
     """The compiled kernel, from the store or made now and stored."""
     store = default_store()
-    artifact = store.get(key.slug, arch)
+    extra = b"".join(function.digest for function in functions_of(key.mask, key.bias))
+    artifact = store.get(key.slug, arch, extra)
     if artifact is None:
         from numba_fa.build.compiler import compile_kernel
 
         artifact = compile_kernel(key, variant.factory(), arch)
-        store.put(artifact)
+        store.put(artifact, extra)
     return artifact
 
 

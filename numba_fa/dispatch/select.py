@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from numba_fa import env
 from numba_fa.dispatch.device import Device
-from numba_fa.dispatch.key import DispatchKey
+from numba_fa.dispatch.key import NO_BIAS, DispatchKey
 from numba_fa.dispatch.registry import variants
 from numba_fa.dispatch.variant import Variant
 from numba_fa.errors import UnsupportedError
@@ -62,18 +62,32 @@ def _nearest(problem: Problem, device: Device, forced: str | None) -> str | None
 
     None when the very cell is declared: then sizes or alignment stand in the way, of which the reasons tell.
     """
-    wanted = (problem.dtype.name, problem.head_dim, problem.mask.kind)
-    itemsizes = {dtype.name: dtype.itemsize for dtype in DTYPES.values()}
     best: tuple[tuple[int, int, int], str] | None = None
     for variant in variants():
         if variant.family not in device.families or (forced and variant.family != forced):
             continue
-        for dtype, head_dim, mask in variant.cells():
-            changes = sum(a != b for a, b in zip((dtype, head_dim, mask), wanted, strict=True))
-            if not changes:
-                return None
-            resized = abs(itemsizes[dtype] - problem.dtype.itemsize)
-            rank = (changes, resized, abs(head_dim - problem.head_dim))
-            if best is None or rank < best[0]:
-                best = rank, f"{dtype}, head_dim {head_dim}, mask {mask} ({variant.name})"
+        rank, cell = _closest(problem, variant)
+        if not rank[0]:
+            return None
+        if best is None or rank < best[0]:
+            best = rank, f"{cell} ({variant.name})"
     return best[1] if best else None
+
+
+def _closest(problem: Problem, variant: Variant) -> tuple[tuple[int, int, int], str]:
+    """(changes, bytes an element, columns) from `problem` to the nearest that `variant` declares, and that in words."""
+    itemsizes = {dtype.name: dtype.itemsize for dtype in DTYPES.values()}
+    size, dim = problem.dtype.itemsize, problem.head_dim
+    dtype = min(variant.dtypes, key=lambda name: (name != problem.dtype.name, abs(itemsizes[name] - size)))
+    head_dim = min(variant.head_dims, key=lambda n: abs(n - dim))
+    kinds, mask = problem.mask.kinds, problem.mask.name
+    if not set(kinds) <= set(variant.masks):
+        mask = "causal" if "causal" in kinds and "causal" in variant.masks else variant.masks[0]
+    kept = [bias.name for bias in problem.biases if bias.kind in variant.biases]
+    kept += ["sink"] if problem.sink_logits and variant.sink else []
+    bias = "+".join(kept) or NO_BIAS
+    changed = (
+        dtype != problem.dtype.name, head_dim != dim, mask != problem.mask.name, bias != problem.bias_name,
+    )  # fmt: skip
+    words = f"{dtype}, head_dim {head_dim}, mask {mask}" + ("" if problem.bias_name == NO_BIAS else f", bias {bias}")
+    return (sum(changed), abs(itemsizes[dtype] - size), abs(head_dim - dim)), words

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from numba_fa.dispatch.device import Device
-from numba_fa.dispatch.key import DispatchKey
+from numba_fa.dispatch.key import NO_BIAS, DispatchKey
+from numba_fa.problem import biases, masks
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.problem import Problem
+
+# What a kernel computes that takes a program (`flash/program.py`).
+MASKS, BIASES = tuple(masks.KINDS), tuple(biases.KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +46,11 @@ class TensorMap:
 class Variant:
     """One kernel: what it computes (declared, so that tests and the support matrix follow) and how it is called.
 
-    masks: kinds. head_dims: supported values. alignment: bytes that must divide every address and stride.
-    source: "module:factory", imported only to compile. signature(dtype): kinds of the kernel's parameters, as
-    in `jit.TOKENS`. configure, grid and arguments turn a problem into a key, a launch grid and parameter values.
-    limits: further reasons against a problem.
+    masks, biases: kinds; sink: whether it takes sink_logits. head_dims: supported values. alignment: bytes that must
+    divide every address and stride. source: "module:factory", imported only to compile. signature(dtype): kinds of the
+    kernel's own parameters, as in `jit.TOKENS`. configure, grid and arguments turn a problem into a key, a launch grid
+    and the values of these. programmed: whether the kernel takes, last, what mask, biases and sink_logits pass;
+    program(problem) gives that. limits: further reasons against a problem.
     """
 
     name: str
@@ -61,6 +66,10 @@ class Variant:
     grid: Callable[[Problem, DispatchKey, Device], tuple[int, int, int]]
     arguments: Callable[[Problem, DispatchKey, Arrays], tuple[Any, ...]]
     limits: Callable[[Problem], list[str]] = lambda problem: []
+    biases: tuple[str, ...] = ()
+    sink: bool = False
+    programmed: bool = False
+    program: Callable[[Problem], tuple[Any, ...]] = lambda problem: problem.program_arguments
 
     def not_supported(self, problem: Problem, device: Device) -> list[str]:
         """Why this variant does not compute `problem` on `device`; empty when it does."""
@@ -72,8 +81,12 @@ class Variant:
         if problem.head_dim not in self.head_dims:
             least, most = self.head_dims[0], self.head_dims[-1]
             reasons.append(f"head_dim {problem.head_dim}, not {least} to {most} in steps of {self.head_dims.step}")
-        if problem.mask.kind not in self.masks:
-            reasons.append(f"mask {problem.mask.kind}, not one of {', '.join(self.masks)}")
+        missing = [kind for kind in problem.mask.kinds if kind not in self.masks]
+        reasons += [f"mask {kind}, not one of {', '.join(self.masks)}" for kind in missing]
+        lacking = dict.fromkeys(bias.kind for bias in problem.biases if bias.kind not in self.biases)
+        reasons += [f"bias {kind}, not one of {', '.join(self.biases) or NO_BIAS}" for kind in lacking]
+        if problem.sink_logits and not self.sink:
+            reasons.append("sink_logits, which it does not take")
         if problem.alignment < self.alignment:
             reasons.append(
                 f"an address or stride is a multiple of {problem.alignment} bytes only, {self.alignment} are needed"
@@ -85,9 +98,15 @@ class Variant:
         module, _, name = self.source.partition(":")
         return getattr(importlib.import_module(module), name)
 
-    def cells(self) -> Iterator[tuple[str, int, str]]:
-        """Every (dtype, head_dim, mask) it declares."""
+    def cells(self) -> Iterator[tuple[str, int, str, str]]:
+        """What it declares, as (dtype, head_dim, mask, bias): each mask alone, and each bias with its last plain mask.
+
+        Masks and biases are kinds ("sink" for sink_logits). Any of them combine; cells are what is worth a test each.
+        """
+        plain = [mask for mask in self.masks if mask in ("full", "causal")]
+        biases = (*self.biases, *(["sink"] if self.sink else []))
+        programs = [(mask, NO_BIAS) for mask in self.masks] + [(plain[-1], bias) for bias in biases if plain]
         for dtype in self.dtypes:
             for head_dim in self.head_dims:
-                for mask in self.masks:
-                    yield dtype, head_dim, mask
+                for mask, bias in programs:
+                    yield dtype, head_dim, mask, bias

@@ -10,7 +10,7 @@ order drawn from `seed`: a missing wait, a stage released too early or a skipped
 from numba_fa.emulator.errors import Deadlock, EmulationError, HazardError
 from numba_fa.emulator.memory import FlatPointer, GlobalMemory, TensorMap
 from numba_fa.emulator.run import run_kernel
-from numba_fa.emulator.trace import Event, Trace
+from numba_fa.emulator.trace import Event, Summary, Trace
 
 __all__ = [
     "Deadlock",
@@ -19,6 +19,7 @@ __all__ = [
     "FlatPointer",
     "GlobalMemory",
     "HazardError",
+    "Summary",
     "TensorMap",
     "Trace",
     "run_kernel",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from numba_fa.emulator.errors import EmulationError
-from numba_fa.emulator.threads import Threads, current
+from numba_fa.emulator.threads import current
 
 
 @dataclass
@@ -20,11 +21,12 @@ class Mbarrier:
     address: int
     count: int
     name: str
-    threads: Threads
+    block: Any
     on_phase: Callable[[int], None]
     pending: int = 0
     expected: int = 0
     phase: int = 0
+    turns: int = 0
     fenced: bool = False
     loads: list[tuple[int, Callable[[], None]]] = field(default_factory=list)
     waiters: list = field(default_factory=list)
@@ -44,9 +46,14 @@ class Mbarrier:
 
     def wait(self, parity: int) -> None:
         """Until the phase of `parity` has ended, seen by a thread that polls: it may miss phases that pass by."""
+        if self.phase != parity & 1:
+            return
+        thread, turn = current(), (self.address, self.turns)
+        self.block.begin_wait("mbarrier_wait", thread.index, turn, self.name)
         while self.phase == parity & 1:
-            self.waiters.append(current())
-            self.threads.pause(lambda: self._describe(parity & 1))
+            self.waiters.append(thread)
+            self.block.threads.pause(lambda: self._describe(parity & 1))
+        self.block.end_wait("mbarrier_wait", thread.index, turn)
 
     @property
     def can_land(self) -> bool:
@@ -72,9 +79,10 @@ class Mbarrier:
         if self.pending or self.expected or self.loads:
             return
         self.phase ^= 1
+        self.turns += 1
         self.pending = self.count
         waiters, self.waiters = self.waiters, []
-        self.threads.wake(waiters)
+        self.block.threads.wake(waiters)
         self.on_phase(self.address)
 
 
@@ -83,10 +91,11 @@ class NamedBarrier:
     """bar.sync and bar.arrive of one number: completes when `size` threads have come."""
 
     number: int
-    threads: Threads
+    block: Any
     on_complete: Callable[[int, int], None]
     size: int = 0
     arrived: int = 0
+    turns: int = 0
     waiters: list = field(default_factory=list)
 
     def come(self, size: int, wait: bool) -> None:
@@ -99,9 +108,13 @@ class NamedBarrier:
         self.arrived += 1
         if self.arrived == size:
             self.arrived = 0
+            self.turns += 1
             waiters, self.waiters = self.waiters, []
-            self.threads.wake(waiters)
+            self.block.threads.wake(waiters)
             self.on_complete(self.number, size)
         elif wait:
-            self.waiters.append(current())
-            self.threads.pause(lambda: f"barrier {self.number} ({self.arrived} of {self.size} threads there)")
+            thread, turn = current(), (self.number, self.turns)
+            self.block.begin_wait("barrier_wait", thread.index, turn, f"barrier {self.number}")
+            self.waiters.append(thread)
+            self.block.threads.pause(lambda: f"barrier {self.number} ({self.arrived} of {self.size} threads there)")
+            self.block.end_wait("barrier_wait", thread.index, turn)

@@ -10,11 +10,11 @@ import numpy as np
 from numba_fa.emulator.arrays import SharedArray
 from numba_fa.emulator.barriers import Mbarrier, NamedBarrier
 from numba_fa.emulator.errors import EmulationError, HazardError
-from numba_fa.emulator.memory import GlobalMemory
+from numba_fa.emulator.memory import FlatPointer, GlobalMemory
 from numba_fa.emulator.shared import BARRIER, SharedMemory
 from numba_fa.emulator.stores import Stores
 from numba_fa.emulator.tensor_core import Warpgroup
-from numba_fa.emulator.threads import Threads
+from numba_fa.emulator.threads import WARP, Threads
 from numba_fa.emulator.trace import Event, Trace
 
 NAMED_BARRIERS = 16
@@ -46,29 +46,69 @@ class Block:
         self.warpgroups: dict[int, Warpgroup] = {}
         self.accesses: tuple[dict[int, Any], dict[int, Any]] = ({}, {})  # writes and reads of shared arrays
         self._arrays: dict[tuple[Any, int], SharedArray] = {}
+        self._step = 0
+        self._waits: dict[tuple[str, int, tuple[int, int]], Event] = {}
         self.epoch = 0  # how often any barrier has completed: orders accesses to shared arrays
         self.threads: Threads
 
     def run(self, kernel: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         """Every thread to its end; then nothing may be in flight."""
         self.threads = Threads(lambda: kernel(*arguments), self.size, self, self.rng)
+        try:
+            self._run(arguments)
+        except EmulationError as error:
+            spoilt = [group.fault for warpgroup in self.warpgroups.values() for group in warpgroup.spoilt]
+            if spoilt and spoilt[0] not in str(error):
+                raise type(error)(f"{error}; before, {spoilt[0]}") from error
+            raise
+
+    def _run(self, arguments: tuple[Any, ...]) -> None:
         self.threads.run(self._landings)
         if any(barrier.loads for barrier in self.mbarriers.values()):
             raise HazardError("the block ends with TMA loads in flight that nobody waited for")
         for warpgroup in self.warpgroups.values():
             warpgroup.require_idle()
         self.stores.finish()
+        for pointer in arguments:
+            if isinstance(pointer, FlatPointer):
+                self._record_accesses(pointer)
 
-    def record(self, kind: str, thread: int, amount: int = 0, address: int = 0) -> None:
-        """Add an event to the trace."""
-        self.trace.events.append(Event(kind, self.index, thread, amount, address))
+    def _record_accesses(self, pointer: FlatPointer) -> None:
+        """Add the plain loads and stores of each warp through one pointer."""
+        for kind, counts in (("global_load", pointer.loads), ("global_store", pointer.stores)):
+            for warp, size in sorted(counts.items()):
+                self.record(kind, warp * WARP, size)
+            counts.clear()
+
+    def record(self, kind: str, thread: int, amount: int = 0, address: int = 0, note: str = "") -> Event:
+        """Add an event to the trace, at the next step."""
+        self._step += 1
+        event = Event(kind, self.index, thread, amount, address, self._step, self._step, note)
+        self.trace.events.append(event)
+        return event
+
+    def end(self, event: Event) -> None:
+        """The event ends, at the next step."""
+        self._step += 1
+        event.end = self._step
+
+    def end_wait(self, kind: str, thread: int, turn: tuple[int, int]) -> None:
+        """A thread goes on after a wait at turn (address, how often it had turned); a warp's waits are one event."""
+        event = self._waits[kind, thread // WARP, turn]
+        self._step = event.end = max(self._step, event.step + 1)
+
+    def begin_wait(self, kind: str, thread: int, turn: tuple[int, int], note: str) -> None:
+        """A thread comes to stand at a barrier."""
+        key = (kind, thread // WARP, turn)
+        if key not in self._waits:
+            self._waits[key] = self.record(kind, thread // WARP * WARP, 0, turn[0], note)
 
     def init_mbarrier(self, address: int, count: int) -> None:
         """Make an mbarrier in the 8 bytes at `address`."""
         if address % 8 or not self.shared.base <= address <= self.shared.limit - 8:
             raise EmulationError(f"mbarrier at {address:#x}: misaligned or outside shared memory")
         name = f"mbarrier {len(self.mbarriers)} at {address:#x}"
-        self.mbarriers[address] = Mbarrier(address, count, name, self.threads, self._phase_over)
+        self.mbarriers[address] = Mbarrier(address, count, name, self, self._phase_over)
         self.shared.state[address : address + 8] = BARRIER
 
     def mbarrier(self, address: int) -> Mbarrier:
@@ -81,7 +121,7 @@ class Block:
         """The numbered barrier; 0 is syncthreads'."""
         if not 0 <= number < NAMED_BARRIERS:
             raise EmulationError(f"barrier {number}; there are 0..{NAMED_BARRIERS - 1}")
-        return self.named.setdefault(number, NamedBarrier(number, self.threads, self._barrier_over))
+        return self.named.setdefault(number, NamedBarrier(number, self, self._barrier_over))
 
     def warpgroup(self, thread: int) -> Warpgroup:
         """The tensor-core state of a thread's warpgroup."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from numba_fa.emulator.errors import EmulationError
+from numba_fa.emulator.threads import WARP, current
 
 _GUARD = 4096  # bytes between arrays, so that running past one does not reach the next
 
@@ -76,17 +78,27 @@ class FlatPointer:
         owned = np.zeros(span, bool)
         np.lib.stride_tricks.as_strided(owned, words.shape, tuple(steps))[...] = True
         self._owned = owned.tolist()
+        self._size = words.itemsize
+        self.loads: Counter[int] = Counter()  # bytes by warp
+        self.stores: Counter[int] = Counter()
 
     def __getitem__(self, index: int) -> np.generic:
+        self.loads[_warp()] += self._size
         return self._data[self._checked(index)]
 
     def __setitem__(self, index: int, value: Any) -> None:
+        self.stores[_warp()] += self._size
         self._data[self._checked(index)] = value
 
     def _checked(self, index: int) -> int:
         if not 0 <= index < len(self._owned) or not self._owned[index]:
             raise EmulationError(f"element {index} of a pointer to {len(self._owned)} is not of its array")
         return index
+
+
+def _warp() -> int:
+    """The running thread's warp; outside of kernels 0."""
+    return getattr(current(), "index", 0) // WARP
 
 
 @dataclass

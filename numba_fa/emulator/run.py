@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from numba_fa.emulator.arguments import bind
 from numba_fa.emulator.block import Block
-from numba_fa.emulator.memory import Address, FlatPointer, GlobalMemory, TensorMap
-from numba_fa.emulator.namespace import Cast
+from numba_fa.emulator.memory import Address
 from numba_fa.emulator.trace import Trace
 from numba_fa.emulator.translate import Translator
 from numba_fa.jit import KernelSource
-
-_FLAT = {"float32*": np.float32, "uint16*": np.uint16}
 
 
 def run_kernel(
@@ -29,14 +27,12 @@ def run_kernel(
     """Run `source` over `grid` (x, y, z), or only its `blocks`; what it stores appears in the arguments' arrays.
 
     arguments, by the signature's tokens: "tensor_map" a TensorMap; "pointer" what GlobalMemory.pointer gave, or 0;
-    "float32*", "uint16*" a FlatPointer, or an array to make one of; numbers as they are. seed: order of threads and
-    where shared memory starts. Raises EmulationError (Deadlock, HazardError) for a wrong kernel, TypeError for
-    arguments that do not follow the signature.
+    "float32*", "uint16*" a FlatPointer, or an array to make one of; numbers as they are; then, one by one, the
+    program's, NumPy arrays for its arrays. seed: order of threads and where shared memory starts. Raises EmulationError
+    (Deadlock, HazardError) for a wrong kernel, TypeError for arguments that do not follow the signature.
     """
+    values = bind(source, arguments)
     memory = next((argument.memory for argument in arguments if isinstance(argument, Address)), None)
-    if len(arguments) != len(source.signature):
-        raise TypeError(f"{len(arguments)} arguments for {len(source.signature)} parameters")
-    values = tuple(_argument(*pair, memory) for pair in zip(source.signature, arguments, strict=True))
     kernel = Translator().function(source.function)
     trace = Trace()
     # As on the device, where no arithmetic traps: infinities and NaN are values.
@@ -47,18 +43,3 @@ def run_kernel(
             )
             block.run(kernel, values)
     return trace
-
-
-def _argument(token: str, value: Any, memory: GlobalMemory | None) -> Any:
-    """A parameter's value as the kernel sees it."""
-    if token == "tensor_map":
-        if not isinstance(value, TensorMap):
-            raise TypeError(f"{value!r} for a tensor map")
-        return value
-    if token == "pointer":
-        if isinstance(value, Address) and value.memory is not memory or not isinstance(value, int):
-            raise TypeError(f"{value!r} for a pointer; those of one GlobalMemory, or 0, are wanted")
-        return int(value)
-    if token in _FLAT:
-        return value if isinstance(value, FlatPointer) else FlatPointer(value, _FLAT[token])
-    return Cast(token)(value)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from numba_fa.emulator.memory import TensorMap
+from numba_fa.emulator.trace import Event
 
 
 @dataclass
@@ -15,6 +16,7 @@ class _Store:
     tensor: TensorMap
     numbers: np.ndarray
     coordinates: tuple[int, int, int, int]
+    event: Event
 
 
 @dataclass
@@ -40,9 +42,9 @@ class Stores:
         shared = self._block.shared
         shared.require(numbers[tensor.touched(*coordinates)], "tma_store")
         shared.sources[numbers] += 1
-        store = _Store(tensor, numbers, coordinates)  # type: ignore[arg-type]
-        self._queue(thread).open.append(store)
-        self._block.record("tma_store", thread, tensor.box_bytes, int(numbers[0, 0]) << 4)
+        note = f"box at {coordinates}"
+        event = self._block.record("tma_store", thread, tensor.box_bytes, int(numbers[0, 0]) << 4, note)
+        self._queue(thread).open.append(_Store(tensor, numbers, coordinates, event))  # type: ignore[arg-type]
 
     def commit(self, thread: int) -> None:
         """Close the thread's group."""
@@ -78,3 +80,4 @@ class Stores:
         box = shared.chunks[store.numbers].reshape(store.tensor.rows, -1).view(np.uint16)
         store.tensor.write(box, *store.coordinates)
         shared.sources[store.numbers] -= 1
+        self._block.end(store.event)

@@ -82,52 +82,71 @@ class Group:
     """One committed group: a product that is finished by a wait. values, once finished: (128, registers) float32.
 
     read() fetches the operands that lie in shared memory; multiply(operands) makes the 64 x columns tile. The
-    hardware may fetch at any moment from the start to the wait: both ends are tried, and must agree.
+    hardware may fetch at any moment from the start to the wait: both ends are tried, and must agree. fault: what was
+    wrong with an operand; the product is then poison, an error only to who uses it.
     """
 
     def __init__(self, read: Callable[[], list[np.ndarray]], multiply: Callable[..., np.ndarray]) -> None:
         self._read, self._multiply = read, multiply
-        self._at_start = read()
+        self.fault: str | None = None
+        self.finished = False
         self.values: np.ndarray | None = None
+        self._at_start = self._fetch()
 
     def finish(self) -> None:
         """Fetch the operands at the last moment and compute."""
-        operands = self._read()
-        if any((now != then).any() for now, then in zip(operands, self._at_start, strict=True)):
-            raise HazardError("shared operands of a wgmma changed between its start and its wait")
-        self.values = fragments_of(self._multiply(*operands))
+        operands = self._fetch()
+        self.finished = True
+        if self.fault is None and any((now != then).any() for now, then in zip(operands, self._at_start, strict=True)):
+            self.fault = "shared operands of a wgmma changed between its start and its wait"
+        if self.fault is None:
+            self.values = fragments_of(self._multiply(*operands))
         self._at_start = []
+
+    def _fetch(self) -> list[np.ndarray]:
+        try:
+            return self._read() if self.fault is None else []
+        except HazardError as error:
+            self.fault = str(error)
+            return []
 
 
 class InFlight:
-    """A thread's registers of a product not waited for. Whoever uses them gets a HazardError."""
+    """A thread's registers of a product not waited for, or spoilt. Whoever uses them gets a HazardError."""
 
     def __init__(self, group: Group, lane: int) -> None:
         self.group, self.lane = group, lane
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise HazardError("registers of a wgmma are read before its wait")
+        raise HazardError(
+            self.group.fault if self.group.finished and self.group.fault else "registers of a wgmma are read before its wait"
+        )
 
     __getitem__ = __array__ = __iter__ = __len__ = _refuse
 
 
 class Warpgroup:
-    """Groups under way, oldest first."""
+    """Groups under way, oldest first; those whose operands were at fault."""
 
     def __init__(self, number: int, block: Any) -> None:
         self.number, self._block = number, block
-        self._pending: list[Group] = []
+        self._pending: list[tuple[Group, Any]] = []
+        self.spoilt: list[Group] = []
 
-    def start(self, group: Group, operations: int) -> Group:
+    def start(self, group: Group, operations: int, note: str) -> Group:
         """Commit a product as a group of its own."""
-        self._pending.append(group)
-        self._block.record("wgmma", 128 * self.number, operations)
+        if group.fault:
+            self.spoilt.append(group)
+        event = self._block.record("wgmma", 128 * self.number, operations, 0, note)
+        self._pending.append((group, event))
         return group
 
     def wait(self, pending: int) -> None:
         """Until at most `pending` younger groups are under way."""
         while len(self._pending) > pending:
-            self._pending.pop(0).finish()
+            group, event = self._pending.pop(0)
+            group.finish()
+            self._block.end(event)
 
     def require_idle(self) -> None:
         """HazardError when a product was never waited for."""

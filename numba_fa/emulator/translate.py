@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import types
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,13 +14,20 @@ from numba.cuda.dispatcher import CUDADispatcher
 from numba.cuda.extending import _Intrinsic
 from numba.cuda.types import Number
 
-from numba_fa.emulator import twins_backward, twins_fragment, twins_memory, twins_sync, twins_wgmma
+from numba_fa.emulator import twins_backward, twins_elementwise, twins_fragment, twins_memory, twins_sync, twins_wgmma
 from numba_fa.emulator.errors import EmulationError
+from numba_fa.emulator.float32 import FUNCTIONS, MATH
 from numba_fa.emulator.namespace import Cast, Cuda
 
 _TWINS: dict[str, Callable[..., Any]] = {
-    twin.__name__: twin for module in (twins_fragment, twins_memory, twins_sync, twins_wgmma, twins_backward) for twin in module.TWINS
+    twin.__name__: twin
+    for module in (twins_backward, twins_elementwise, twins_fragment, twins_memory, twins_sync, twins_wgmma)
+    for twin in module.TWINS
 }
+
+
+# Functions of these stay as they are: they hold no device code.
+_LIBRARIES = {*sys.stdlib_module_names, "numba_fa.emulator", "numpy", "numba", "pytest"}
 
 
 def twin_of(intrinsic: Any) -> Callable[..., Any]:
@@ -54,14 +63,28 @@ class Translator:
     def value(self, value: Any) -> Any:
         """What stands for a global or closed-over value."""
         if isinstance(value, _Intrinsic):
-            return twin_of(value)
+            twin = twin_of(value)
+            # What an intrinsic was made from may be a device function, which its twin calls.
+            return partial(twin.func, *map(self.value, twin.args)) if isinstance(twin, partial) else twin
         if isinstance(value, CUDADispatcher):
             return self.function(value.py_func)
         if value is numba.cuda:
             return Cuda
         if isinstance(value, Number):
             return Cast(value.name)
+        if value is math:
+            return MATH
+        if isinstance(value, types.BuiltinFunctionType):
+            return FUNCTIONS.get(value, value)
+        if isinstance(value, types.FunctionType) and _root(value) not in _LIBRARIES:
+            return self.function(value)
         return value
+
+
+def _root(function: types.FunctionType) -> str:
+    """The library that a function is from."""
+    module = function.__module__ or ""
+    return "numba_fa.emulator" if module.startswith("numba_fa.emulator.") else module.partition(".")[0]
 
 
 def _names(code: types.CodeType) -> Iterator[str]:

@@ -16,20 +16,22 @@ from numba_fa.emulator.threads import current
 
 _HALF = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 _NEG_INF = np.float32(-np.inf)
+_NAN = 0x7FFF  # what conversions to either 16-bit type make of any NaN
 _TINY = np.finfo(np.float32).tiny
+
+
+@lru_cache
+def registers_of(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Per register: whether it is of the thread's second row; its column, less what differs between threads."""
+    register = np.arange(count)
+    return register // 2 % 2 == 1, register // 4 * 8 + register % 2
 
 
 @lru_cache
 def _rows(count: int) -> tuple[np.ndarray, np.ndarray]:
     """(register numbers of the first row, of the second)."""
-    second = np.arange(count) // 2 % 2 == 1
+    second, _ = registers_of(count)
     return np.flatnonzero(~second), np.flatnonzero(second)
-
-
-@lru_cache
-def _columns(count: int) -> np.ndarray:
-    register = np.arange(count)
-    return register // 4 * 8 + register % 2
 
 
 def _each_row(count: int, value0: Any, value1: Any, dtype: Any = np.float32) -> np.ndarray:
@@ -44,7 +46,7 @@ def zeros(count: int) -> np.ndarray:
 
 def keep_below(count: int, fragment: np.ndarray, end0: int, end1: int) -> np.ndarray:
     """-inf where a column is not below its row's end."""
-    return np.where(_columns(count) < _each_row(count, end0, end1, np.int64), np.asarray(fragment), _NEG_INF)
+    return np.where(registers_of(count)[1] < _each_row(count, end0, end1, np.int64), np.asarray(fragment), _NEG_INF)
 
 
 def row_max(count: int, fragment: np.ndarray, start0: np.float32, start1: np.float32) -> tuple[Any, Any]:
@@ -55,10 +57,11 @@ def row_max(count: int, fragment: np.ndarray, start0: np.float32, start1: np.flo
 
 
 def row_sum(count: int, fragment: np.ndarray) -> tuple[Any, Any]:
-    """Sum of each row."""
+    """Sum of each row, in two chains as `ptx/fragment.py` forms it."""
     values = np.asarray(fragment)
-    row0, row1 = (values[row].sum(dtype=np.float32) for row in _rows(count))
-    return row0, row1
+    # accumulate adds one by one, where sum adds in pairs
+    chains = [np.add.accumulate(values[row[start::2]])[-1] for row in _rows(count) for start in (0, 1)]
+    return chains[0] + chains[1], chains[2] + chains[3]
 
 
 def exponential(count: int, fragment: np.ndarray, scale: Any, shift0: Any, shift1: Any) -> np.ndarray:
@@ -75,8 +78,11 @@ def scale_rows(count: int, fragment: np.ndarray, factor0: Any, factor1: Any) -> 
 
 
 def pack(count: int, dtype: str, fragment: np.ndarray) -> np.ndarray:
-    """Neighbours rounded to `dtype`, nearest even, together in one word."""
-    return np.asarray(fragment).astype(_HALF[dtype]).view(np.uint32)
+    """Neighbours rounded to `dtype`, nearest even, together in one word; every NaN becomes the same one."""
+    values = np.asarray(fragment)
+    halves = values.astype(_HALF[dtype]).view(np.uint16)
+    halves[np.isnan(values)] = _NAN
+    return halves.view(np.uint32)
 
 
 def stmatrix(count: int, dtype: str, fragment: Any, row: int, atom: int, swizzle: int, half: int) -> None:

@@ -64,9 +64,11 @@ def tma_load(destination: int, descriptor: TensorMap, barrier: int, *coordinates
     def land() -> None:
         chunks = descriptor.read(*place).view(np.uint8).reshape(*numbers.shape, 16)
         block.shared.land(numbers, chunks)
+        block.end(event)
 
     mbarrier.loads.append((descriptor.box_bytes, land))
-    block.record("tma_load", current().index, descriptor.box_bytes, int(destination))
+    note = f"box at {tuple(place)} for {mbarrier.name}"
+    event = block.record("tma_load", current().index, descriptor.box_bytes, int(destination), note)
 
 
 def tma_store(descriptor: TensorMap, source: int, *coordinates: int) -> None:

@@ -38,7 +38,7 @@ def gemm_ss(n: int, steps: int, dtype: str, a_step: Step, b_step: Step, a: int, 
         def multiply(left: np.ndarray, right: np.ndarray) -> np.ndarray:
             return half_to_float32(left, dtype) @ half_to_float32(right, dtype).T
 
-        return _start(thread, values, Group(read, multiply), n, steps)
+        return _start(thread, values, Group(read, multiply), n, steps, f"{dtype}, A and B in shared memory")
 
     key = ("gemm_ss", n, steps, dtype)
     return thread.block.threads.meet(key, 128, (int(a), int(b)), combine)
@@ -61,7 +61,7 @@ def gemm_rs(n: int, steps: int, dtype: str, b_step: Step, fragment: Any, words: 
             # Read here: an accumulator may itself be of an older group, finished by now.
             return tile_of(np.stack([_registers(f) for f in accumulator])) + left @ half_to_float32(right, dtype)
 
-        return _start(thread, values, Group(read, multiply), n, steps)
+        return _start(thread, values, Group(read, multiply), n, steps, f"{dtype}, A in registers")
 
     key = ("gemm_rs", n, steps, dtype)
     return thread.block.threads.meet(key, 128, (fragment, words, int(b)), combine)
@@ -78,8 +78,9 @@ def wgmma_wait(count: int, pending: int, fragment: Any) -> Any:
     return thread.block.threads.meet(("wgmma_wait", count, pending), 128, fragment, combine, late=True)
 
 
-def _start(thread: Any, values: dict[int, Any], group: Group, n: int, steps: int) -> dict[int, InFlight]:
-    thread.block.warpgroup(thread.index).start(group, 2 * 64 * n * 16 * steps)
+def _start(thread: Any, values: dict[int, Any], group: Group, n: int, steps: int, note: str) -> dict[int, InFlight]:
+    shape = f"m64n{n}k{16 * steps} {note}"
+    thread.block.warpgroup(thread.index).start(group, 2 * 64 * n * 16 * steps, shape)
     return {index: InFlight(group, index % 128) for index in values}
 
 

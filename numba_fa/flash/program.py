@@ -13,7 +13,7 @@ from typing import Any
 
 from numba_fa.flash.biases import bias_named
 from numba_fa.flash.masks import DEVICE_MASKS, block_reach, block_whole, unknown_reach, unknown_whole
-from numba_fa.problem.functions import FUNCTIONS
+from numba_fa.problem.functions import FUNCTIONS, UserFunction
 
 _VISIBLE, _REACH, _WHOLE = "b, h, q_idx, kv_idx", "b, h, q_first, q_last, kv_idx", "b, h, q_first, q_last, kv_first, kv_last"
 
@@ -83,8 +83,8 @@ class _Writer:
                 self._call(block_whole, _WHOLE, table),
             )
         if name in FUNCTIONS:
-            function = FUNCTIONS[name]
-            seen = self._call(function, _VISIBLE, self._take(function.__code__.co_argcount - 4), name)
+            user = FUNCTIONS[name]
+            seen = self._call_user(user, _VISIBLE, self._take(len(user.tokens)))
             reach, whole = unknown_reach, unknown_whole
             aux = ""
         else:
@@ -95,9 +95,11 @@ class _Writer:
 
     def bias(self, name: str) -> str:
         """The call of one bias on `score`."""
-        function = FUNCTIONS.get(name) or bias_named(name)
-        aux = self._take(function.__code__.co_argcount - 5)
-        return self._call(function, f"score, {_VISIBLE}", aux, name if name in FUNCTIONS else None)
+        if name in FUNCTIONS:
+            user = FUNCTIONS[name]
+            return self._call_user(user, f"score, {_VISIBLE}", self._take(len(user.tokens)))
+        function = bias_named(name)
+        return self._call(function, f"score, {_VISIBLE}", self._take(function.__code__.co_argcount - 5))
 
     def _together(self, how: str, parts: list[tuple[str, str, str]]) -> tuple[str, str, str]:
         visible, reaches, whole = zip(*parts)
@@ -117,9 +119,12 @@ class _Writer:
         start, self.place = self.place, self.place + count
         return "".join(f", aux[{i}]" for i in range(start, self.place))
 
-    def _call(self, function: Callable[..., Any], arguments: str, aux: str, user: str | None = None) -> str:
+    def _call(self, function: Callable[..., Any], arguments: str, aux: str) -> str:
         name = f"_f{len(self.scope)}"
         self.scope[name] = self.jit(function)
-        if user:
-            self.users[user] = self.scope[name]
+        return f"{name}({arguments}{aux})"
+
+    def _call_user(self, user: UserFunction, arguments: str, aux: str) -> str:
+        name = f"_f{len(self.scope)}"
+        self.scope[name] = self.users[user.name] = user.built(self.jit)
         return f"{name}({arguments}{aux})"

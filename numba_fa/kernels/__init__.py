@@ -1,9 +1,10 @@
 """Kernel families. One folder a family: a variant (host, imports no compiler) and its kernel factories."""
 
 from numba_fa.dispatch.registry import register
+from numba_fa.kernels.common.variant import BLOCK_TABLE
 from numba_fa.kernels.cpu.variant import FORWARD as FORWARD_CPU
 from numba_fa.kernels.simt.variant import FORWARD as FORWARD_SIMT
 from numba_fa.kernels.sm90.variant import FORWARD as FORWARD_SM90
 
-for _variant in (FORWARD_SM90, FORWARD_SIMT, FORWARD_CPU):
+for _variant in (FORWARD_SM90, FORWARD_SIMT, FORWARD_CPU, BLOCK_TABLE):
     register(_variant)

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from numba_fa.errors import ProblemError
 from numba_fa.problem.arrays import ArrayView
+from numba_fa.problem.biases import Bias, biases_of
+from numba_fa.problem.declared import array_faults
 from numba_fa.problem.dtypes import DType, dtype_named
 from numba_fa.problem.masks import MASKS, Mask, mask_named
 from numba_fa.problem.overlap import overlap, overlaps_itself, same_place
+from numba_fa.problem.tokens import SINK
 
 # Kernels multiply scores by scale * log2(e) in float32.
 _MOST_SCALE = float.fromhex("0x1.fffffep127") / math.log2(math.e)
+
+
+class CallSizes(NamedTuple):
+    """The sizes of a call that may have faults, for its mask and biases to be checked against."""
+
+    batch: int
+    seqlen_q: int
+    seqlen_k: int
+    heads: int
+    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +35,8 @@ class Problem:
     """Forward attention of q (batch, seqlen_q, heads, head_dim) over k, v (batch, seqlen_k, heads_kv, head_dim).
 
     alignment: the largest power of two (at most 16) that divides every address and stride of q, k, v, out, in
-    bytes. scale multiplies q.k. device is "cpu" or "cuda:N".
+    bytes. scale multiplies q.k. device is "cpu" or "cuda:N". mask, biases (applied in order) and sink_logits hold
+    ArrayViews of the user's arrays.
     """
 
     dtype: DType
@@ -34,15 +50,36 @@ class Problem:
     scale: float
     device: str
     alignment: int
+    biases: tuple[Bias, ...] = ()
+    sink_logits: ArrayView | None = None
 
     @property
     def summary(self) -> str:
         """One line a person can read."""
+        bias = "" if self.bias_name == "none" else f", {self.bias_name.replace('+', ', ')},"
         return (
-            f"{self.dtype.array_name} {self.mask.kind} attention on {self.device}, batch {self.batch}, "
+            f"{self.dtype.array_name} {self.mask.name}{bias} attention on {self.device}, batch {self.batch}, "
             f"seqlen {self.seqlen_q} x {self.seqlen_k}, heads {self.heads} over {self.heads_kv}, "
             f"head_dim {self.head_dim}"
         )
+
+    @property
+    def bias_name(self) -> str:
+        """The biases and the sink in a slug: their names in order, the sink last; "none" where there are none."""
+        names = [bias.name for bias in self.biases] + (["sink"] if self.sink_logits else [])
+        return "+".join(names) or "none"
+
+    @property
+    def program_tokens(self) -> tuple[str, ...]:
+        """Kinds of the launch arguments of mask, biases and sink_logits, which a kernel takes as one tuple, last."""
+        tokens = [token for part in (self.mask, *self.biases) for token in part.tokens]
+        return (*tokens, *([SINK] if self.sink_logits else []))
+
+    @property
+    def program_arguments(self) -> tuple[Any, ...]:
+        """Their values: ints, floats and ArrayViews."""
+        values = [value for part in (self.mask, *self.biases) for value in part.arguments(self)]
+        return (*values, *([self.sink_logits] if self.sink_logits else []))
 
     @classmethod
     def from_views(
@@ -52,24 +89,30 @@ class Problem:
         v: ArrayView,
         *,
         mask: Mask | str | None = None,
+        bias: Bias | Sequence[Bias] | None = None,
+        sink_logits: ArrayView | None = None,
         scale: float | None = None,
         out: ArrayView | None = None,
         lse: ArrayView | None = None,
     ) -> Problem:
         """Describe the call, or raise ProblemError with every fault.
 
-        Shapes are (batch, seqlen, heads, head_dim); lse is float32 (batch, heads, seqlen_q), contiguous.
-        `scale` defaults to 1/sqrt(head_dim).
+        Shapes are (batch, seqlen, heads, head_dim); lse is float32 (batch, heads, seqlen_q), contiguous; sink_logits
+        float32 (heads,). Masks and biases are viewed (`Declaration.viewed`). `scale` defaults to 1/sqrt(head_dim).
         """
         arrays = {"q": q, "k": k, "v": v} | ({"out": out} if out else {})
         faults = _type_faults(arrays)
         # Rank faults stand for all that is said of axes.
-        faults += _rank_faults(arrays) or _axis_faults(arrays, out, lse)
-        chosen = mask_named(mask)
-        if chosen is None:
-            faults.append(f"mask is {mask!r}; allowed: None, {', '.join(map(repr, MASKS))} or a mask object")
+        rank_faults = _rank_faults(arrays)
+        faults += rank_faults or _axis_faults(arrays, out, lse)
+        chosen, biases = mask_named(mask), biases_of(bias)
+        faults += _choice_faults(mask, chosen, bias, biases)
+        if not rank_faults:
+            sizes = CallSizes(q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.device)
+            faults += _program_faults(sizes, chosen, biases or (), sink_logits)
+            faults += _written_faults({"out": out, "lse": lse}, chosen, biases or (), sink_logits)
         faults += _scale_faults(scale)
-        if faults or chosen is None:
+        if faults or chosen is None or biases is None:
             raise ProblemError(faults)
         dtype = dtype_named(q.dtype)
         assert dtype is not None
@@ -86,7 +129,45 @@ class Problem:
             scale=head_dim**-0.5 if scale is None else float(scale),
             device=q.device,
             alignment=min(view.alignment for view in arrays.values()),
+            biases=biases,
+            sink_logits=sink_logits,
         )
+
+
+def _choice_faults(mask: Any, chosen: Mask | None, bias: Any, biases: tuple[Bias, ...] | None) -> list[str]:
+    """Faults of what is given for a mask and for biases, which are none."""
+    faults = []
+    if chosen is None:
+        faults.append(f"mask is {mask!r}; allowed: None, {', '.join(map(repr, MASKS))} or a mask object")
+    if biases is None:
+        faults.append(f"bias is {bias!r}; allowed: None, a bias object or a sequence of them")
+    return faults
+
+
+def _program_faults(
+    sizes: CallSizes, mask: Mask | None, biases: tuple[Bias, ...], sink_logits: ArrayView | None
+) -> list[str]:
+    """Faults of mask, biases and sink_logits for a call of these sizes."""
+    faults = [fault for part in ([mask] if mask else []) for fault in part.faults(sizes)]
+    faults += [fault for bias in biases for fault in bias.faults(sizes)]
+    if sink_logits is not None:
+        faults += array_faults("sink_logits", sink_logits, ("float32",), [(sizes.heads,)], "(heads,)", sizes.device)
+    return faults
+
+
+def _written_faults(
+    written: dict[str, ArrayView | None], mask: Mask | None, biases: tuple[Bias, ...], sink_logits: ArrayView | None
+) -> list[str]:
+    """Faults of memory that results share with arrays of mask and biases, which are read while they are written."""
+    parts = [*([mask] if mask else []), *biases]
+    read = [array for part in parts for array in part.arrays]
+    read += [("sink_logits", sink_logits)] if sink_logits else []
+    return [
+        f"{name} overlaps {label} in memory; memory of its own is wanted"
+        for name, result in written.items()
+        for label, view in read
+        if result is not None and overlap(result, view)
+    ]
 
 
 def _rank_faults(arrays: dict[str, ArrayView]) -> list[str]:

@@ -38,5 +38,5 @@ half_to_float = define(
 )
 float_to_half = define(
     Op("float_to_half", "f", "{\n.reg .b16 h;\ncvt.rn.f16.f32 h, $1;\ncvt.u32.u16 $0, h;\n}", "r", effects=False),
-    twin=lambda value: int(np.float16(value).view(np.uint16)),
+    twin=lambda value: 0x7FFF if value != value else int(np.float16(value).view(np.uint16)),
 )

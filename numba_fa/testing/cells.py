@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from numba_fa.dispatch.variant import Variant
+from numba_fa.testing.programs import PROGRAMS, Sizes
 
 _ARRAY_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -20,23 +21,24 @@ SHAPES = {
     "tall": (1, 211, 40, "bshd"),  # under a causal mask most rows see nothing
     "tiles": (1, 384, 256, "bhsd"),
 }
+PLAIN = ("full", "causal")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination to be tested. `dtype` is NumPy's name for it."""
+    """One combination to be tested. `dtype` is NumPy's name for it; program is one of `PROGRAMS`: mask and biases."""
 
     family: str
     dtype: str
     head_dim: int
-    mask: str
+    program: str
     heads_class: str
     shape_class: str
 
     @property
     def id(self) -> str:
         """Readable test id."""
-        return f"{self.family}-{self.dtype}-d{self.head_dim}-{self.mask}-{self.heads_class}-{self.shape_class}"
+        return f"{self.family}-{self.dtype}-d{self.head_dim}-{self.program}-{self.heads_class}-{self.shape_class}"
 
     @property
     def heads(self) -> tuple[int, int]:
@@ -48,11 +50,45 @@ class Cell:
         """(batch, seqlen_q, seqlen_k, layout)."""
         return SHAPES[self.shape_class]
 
+    @property
+    def sizes(self) -> Sizes:
+        """What its mask and biases are made for."""
+        return Sizes(*self.shape[:3], self.heads[0])
+
 
 def declared_cells(variant: Variant, head_dims: tuple[int, ...] | None = None) -> Iterator[Cell]:
-    """Every declared dtype, head_dim (or those of `head_dims`) and mask, with every heads and shape class."""
-    for dtype, head_dim, mask in variant.cells():
-        if head_dims is None or head_dim in head_dims:
-            for heads_class in HEADS:
-                for shape_class in SHAPES:
-                    yield Cell(variant.family, _ARRAY_NAMES[dtype], head_dim, mask, heads_class, shape_class)
+    """Every declared dtype, head_dim (or those of `head_dims`) and plain mask, with every heads and shape class."""
+    for dtype in variant.dtypes:
+        for head_dim in variant.head_dims if head_dims is None else head_dims:
+            for mask in PLAIN:
+                for heads_class in HEADS:
+                    for shape_class in SHAPES:
+                        yield Cell(variant.family, _ARRAY_NAMES[dtype], head_dim, mask, heads_class, shape_class)
+
+
+def programs_of(variant: Variant) -> tuple[str, ...]:
+    """The programs all of whose masks and biases a variant declares."""
+    sizes = Sizes(1, 1, 1, 1)
+    found = []
+    for name, make in PROGRAMS.items():
+        asked = make(sizes)
+        kinds = {asked.mask} if isinstance(asked.mask, str) else set(asked.mask.kinds)
+        biases = {bias.kind for bias in asked.biases}
+        if kinds <= set(variant.masks) and biases <= set(variant.biases) and (asked.sink_logits is None or variant.sink):
+            found.append(name)
+    return tuple(found)
+
+
+def program_cells(
+    variant: Variant, head_dims: tuple[int, ...], dtypes: tuple[str, ...] | None = None,
+    heads: tuple[str, ...] = ("gqa",), shapes: tuple[str, ...] = ("ragged", "tall", "decode"),
+) -> Iterator[Cell]:  # fmt: skip
+    """Every declared mask and bias beyond the plain ones, and their compositions, for some of the other axes."""
+    for dtype in dtypes or variant.dtypes:
+        for head_dim in head_dims:
+            for program in programs_of(variant):
+                if program in PLAIN:
+                    continue
+                for heads_class in heads:
+                    for shape_class in shapes:
+                        yield Cell(variant.family, _ARRAY_NAMES[dtype], head_dim, program, heads_class, shape_class)

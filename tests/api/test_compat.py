@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 import numba_fa
-from numba_fa import ProblemError, UnsupportedError, attention, flash_attn_func
+from numba_fa import (
+    ALiBi,
+    Causal,
+    ProblemError,
+    SlidingWindow,
+    Softcap,
+    UnsupportedError,
+    attention,
+    compat,
+    flash_attn_func,
+)
 from numba_fa.testing.inputs import random_qkv
 
 Q, K, V = random_qkv(2, 7, 11, 4, 2, 16)
@@ -18,12 +28,13 @@ SIGNATURE = [
     ("alibi_slopes", None), ("deterministic", False), ("return_attn_probs", False),
 ]  # fmt: skip
 
-UNSUPPORTED = {
-    "dropout_p": 0.1,
-    "window_size": (4, 0),
-    "softcap": 30.0,
-    "alibi_slopes": np.ones(4, np.float32),
-}
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What flash_attn_func asks of `attention`: a list of keyword arguments."""
+    calls = []
+    monkeypatch.setattr(compat, "attention", lambda q, k, v, **options: calls.append(options))
+    return calls
 
 
 def test_the_signature_is_flash_attentions():
@@ -71,25 +82,48 @@ def test_windows_that_bound_nothing(window, causal):
     assert np.array_equal(flash_attn_func(Q, K, V, causal=causal, window_size=window), expected)
 
 
-@pytest.mark.parametrize("name", list(UNSUPPORTED))
-def test_what_is_not_there_yet_is_refused(name):
-    with pytest.raises(UnsupportedError, match=name) as caught:
-        flash_attn_func(Q, K, V, **{name: UNSUPPORTED[name]})
-    assert name in caught.value.nearest
-    assert not any(other in str(caught.value) for other in UNSUPPORTED if other != name)
+@pytest.mark.parametrize(("window", "causal", "mask"), [
+    ((-1, 0), False, Causal()), ((3, 3), False, SlidingWindow(3, 3)), ((0, 0), True, SlidingWindow(0, 0)),
+    ((-1, 2), False, SlidingWindow(-1, 2)), ((-1, 2), True, Causal()), ((5, -1), True, SlidingWindow(5, 0)),
+    ((5, None), False, SlidingWindow(5)), ([4, 4], False, SlidingWindow(4, 4)), ((7, 9), True, SlidingWindow(7, 0)),
+])  # fmt: skip
+def test_windows_that_bound(asked, window, causal, mask):
+    """A causal mask forces the right bound to 0, as in FlashAttention."""
+    flash_attn_func(Q, K, V, causal=causal, window_size=window)
+    assert asked[0]["mask"] == mask and asked[0]["bias"] is None
 
 
-@pytest.mark.parametrize(("window", "causal"), [((-1, 0), False), ((3, 3), False), ((0, 0), True), ((-1, 2), False),
-                                                ((5, -1), True), ([4, 4], False)])  # fmt: skip
-def test_every_window_that_bounds_is_refused(window, causal):
-    with pytest.raises(UnsupportedError, match="window_size"):
-        flash_attn_func(Q, K, V, causal=causal, window_size=window)
+def test_softcap_comes_before_alibi(asked):
+    slopes = np.ones(4, np.float32)
+    flash_attn_func(Q, K, V, alibi_slopes=slopes, softcap=30.0)
+    flash_attn_func(Q, K, V, alibi_slopes=slopes)
+    flash_attn_func(Q, K, V, softcap=30.0)
+    assert [call["bias"] for call in asked] == [[Softcap(30.0), ALiBi(slopes)], [ALiBi(slopes)], [Softcap(30.0)]]
 
 
-def test_all_that_is_not_there_is_told_at_once():
-    with pytest.raises(UnsupportedError) as caught:
-        flash_attn_func(Q, K, V, **UNSUPPORTED)
-    assert all(name in caught.value.summary and name in caught.value.nearest for name in UNSUPPORTED)
+@pytest.mark.parametrize("window", [(-2, 0), (3, -5), (1.5, 0), 3, (1, 2, 3), None])
+def test_windows_that_mean_nothing(window):
+    with pytest.raises(ProblemError, match="window"):
+        flash_attn_func(Q, K, V, window_size=window)
+
+
+@pytest.mark.parametrize("softcap", [-1.0, float("inf"), float("nan")])
+def test_a_softcap_that_caps_nothing(softcap):
+    with pytest.raises(ProblemError, match="softcap"):
+        flash_attn_func(Q, K, V, softcap=softcap)
+
+
+def test_slopes_of_other_heads_or_dtype():
+    with pytest.raises(ProblemError, match="slopes has shape"):
+        flash_attn_func(Q, K, V, alibi_slopes=np.ones(3, np.float32))
+    with pytest.raises(ProblemError, match="slopes is float64"):
+        flash_attn_func(Q, K, V, alibi_slopes=np.ones(4))
+
+
+def test_dropout_is_refused():
+    with pytest.raises(UnsupportedError, match="dropout_p") as caught:
+        flash_attn_func(Q, K, V, dropout_p=0.1)
+    assert "without dropout_p" in caught.value.nearest
 
 
 @pytest.mark.parametrize("dropout_p", [1.5, 1.0, -0.1, float("nan")])

@@ -18,7 +18,7 @@ LATE = {("dispatch/device.py", "build"), ("adapters/arrays.py", "build"), ("buil
 COMPILERS = {"numba", "llvmlite"}
 FRAMEWORKS = {"torch", "cupy", "jax"}
 # The only modules that may import Numba's CUDA compiler or IR builder.
-SEAMS = ("jit.py", "ptx/", "kernels/cpu/", "build/", "adapters/arrays.py", "emulator/")
+SEAMS = ("jit.py", "ptx/", "scalar/", "kernels/cpu/", "build/", "adapters/arrays.py", "emulator/")
 
 
 def imported(node):

@@ -81,12 +81,15 @@ def emulate(case, family, block_m, block_n, stages, arrays, multiprocessors=132)
     out = np.full_like(arrays[0], np.nan)
     lse = np.full((case.batch, case.heads, case.seqlen_q), np.nan, np.float32)
     memory = GlobalMemory()
-    problem = SimpleNamespace(**case._asdict(), scale=case.scale)
+    problem = SimpleNamespace(**case._asdict(), scale=case.scale, biases=())
     q, k, v, o = (_view(x) for x in (*arrays, out))
     views = SimpleNamespace(q=q, k=k, v=v, out=o, lse_pointer=memory.pointer(lse))
     device = Device("emulated", 0, "sm_90a", multiprocessors)
     arguments = [_argument(value) for value in FORWARD.arguments(problem, key, views)]
-    trace = run_kernel(make_forward(key), FORWARD.grid(problem, key, device), tuple(arguments), seed=case.seed)
+    source = make_forward(key)
+    if case.mask == "causal":
+        arguments.append(case.seqlen_k - case.seqlen_q)
+    trace = run_kernel(source, FORWARD.grid(problem, key, device), tuple(arguments), seed=case.seed)
     return out, lse, trace
 
 

@@ -12,7 +12,9 @@ def to_torch(array, device="cuda"):
     while base.base is not None and isinstance(base.base, np.ndarray):
         base = base.base
     words = {2: np.int16, 4: np.int32}[array.dtype.itemsize]
-    kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    kinds = {
+        "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int32": torch.int32,
+    }  # fmt: skip
     flat = np.lib.stride_tricks.as_strided(base, (base.size,), (base.itemsize,)).view(words)
     storage = torch.from_numpy(flat.copy()).to(device).view(kinds[str(array.dtype)])
     strides = [stride // array.itemsize for stride in array.strides]

@@ -5,9 +5,10 @@ import pytest
 import numba_fa
 from numba_fa.kernels.simt.variant import FORWARD as SIMT
 from numba_fa.kernels.sm90.variant import FORWARD as SM90
-from numba_fa.testing.cells import declared_cells
+from numba_fa.testing.cells import declared_cells, program_cells
 from tests.gpu.arrays import to_numpy, to_torch
 from tests.oracle import check_cell, inputs_of
+from tests.running import asked_of
 
 WIDE = (8, 32, 64, 80, 96, 128, 192, 256)
 
@@ -15,8 +16,9 @@ WIDE = (8, 32, 64, 80, 96, 128, 192, 256)
 def run(cell, monkeypatch):
     monkeypatch.setenv("NUMBA_FA_BACKEND", cell.family)
     q, k, v = (to_torch(array) for array in inputs_of(cell))
-    assert numba_fa.explain(q, k, v, mask=cell.mask).family == cell.family
-    out, lse = numba_fa.attention(q, k, v, mask=cell.mask, return_lse=True)
+    asked = asked_of(cell, to_torch)
+    assert numba_fa.explain(q, k, v, **asked).family == cell.family
+    out, lse = numba_fa.attention(q, k, v, return_lse=True, **asked)
     check_cell(cell, to_numpy(out), to_numpy(lse))
 
 
@@ -46,4 +48,21 @@ def test_sm90_every_head_dim(cell, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("cell", one_class(SIMT), ids=lambda cell: cell.id)
 def test_simt_every_head_dim(cell, monkeypatch):
+    run(cell, monkeypatch)
+
+
+@pytest.mark.hopper
+@pytest.mark.parametrize(
+    "cell",
+    [*program_cells(SM90, (64, 128, 256), ("bf16",)), *program_cells(SM90, (96,), ("fp16",)),
+     *program_cells(SM90, (128,), ("bf16",), ("mha", "mqa"), ("one", "tiles"))],
+    ids=lambda cell: cell.id,
+)  # fmt: skip
+def test_sm90_every_mask_and_bias(cell, monkeypatch):
+    run(cell, monkeypatch)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cell", list(program_cells(SIMT, (64,))), ids=lambda cell: cell.id)
+def test_simt_every_mask_and_bias(cell, monkeypatch):
     run(cell, monkeypatch)

@@ -2,10 +2,10 @@
 
 import pytest
 
-import numba_fa
 from numba_fa.kernels.cpu.variant import FORWARD
-from numba_fa.testing.cells import declared_cells
+from numba_fa.testing.cells import declared_cells, program_cells
 from tests.oracle import check_cell, inputs_of
+from tests.running import run
 
 # All head_dims behave alike but for edges of vectors and tiles; these hold them all, and every class runs on each.
 HEAD_DIMS = (8, 16, 40, 64, 72, 128, 256)
@@ -13,7 +13,7 @@ HEAD_DIMS = (8, 16, 40, 64, 72, 128, 256)
 
 @pytest.mark.parametrize("cell", list(declared_cells(FORWARD, HEAD_DIMS)), ids=lambda cell: cell.id)
 def test_cell(cell):
-    out, lse = numba_fa.attention(*inputs_of(cell), mask=cell.mask, return_lse=True)
+    out, lse = run(cell, *inputs_of(cell))
     check_cell(cell, out, lse)
 
 
@@ -22,6 +22,11 @@ def test_every_head_dim(head_dim):
     (cell,) = [
         cell
         for cell in declared_cells(FORWARD, (head_dim,))
-        if (cell.dtype, cell.mask, cell.heads_class, cell.shape_class) == ("float32", "causal", "gqa", "ragged")
+        if (cell.dtype, cell.program, cell.heads_class, cell.shape_class) == ("float32", "causal", "gqa", "ragged")
     ]
-    check_cell(cell, *numba_fa.attention(*inputs_of(cell), mask=cell.mask, return_lse=True))
+    check_cell(cell, *run(cell, *inputs_of(cell)))
+
+
+@pytest.mark.parametrize("cell", list(program_cells(FORWARD, (64,))), ids=lambda cell: cell.id)
+def test_every_mask_and_bias(cell):
+    check_cell(cell, *run(cell, *inputs_of(cell)))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numba_fa.problem.dtypes import DTYPES, LATER, dtype_named
-from numba_fa.problem.masks import MASKS, Causal, Full, mask_named
+from numba_fa.problem.masks import Causal, Full, mask_named
 from numba_fa.problem.problem import Problem
 from tests.problem.views import problem, request, view
 
@@ -95,16 +95,6 @@ def test_masks_by_name_object_and_default(given_mask, meant):
 @pytest.mark.parametrize("wrong", ["", "Causal", "CAUSAL", 0, True, Causal, ["causal"]])
 def test_no_mask_is_meant(wrong):
     assert mask_named(wrong) is None
-
-
-@pytest.mark.parametrize(("seqlen_q", "seqlen_k"), [(1, 1), (4, 7), (7, 4), (5, 5), (3, 0)])
-@pytest.mark.parametrize("kind", sorted(MASKS))
-def test_last_key_is_the_last_that_the_definition_lets_a_query_see(kind, seqlen_q, seqlen_k):
-    for i in range(seqlen_q):
-        lead = i + seqlen_k - seqlen_q
-        seen = [j for j in range(seqlen_k) if kind == "full" or j <= lead]
-        last = MASKS[kind].last_key(i, seqlen_q, seqlen_k)
-        assert last == seen[-1] if seen else last < 0
 
 
 def test_dtypes_by_array_name():

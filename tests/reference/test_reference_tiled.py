@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference import attention, attention_tiled, merge, visible_keys
-from reference.tiled import empty_state, finish, key_end, update
+from reference import attention, attention_tiled, merge
+from reference.tiled import empty_state, finish, reach, update
 
 from .problems import SHAPES, arrays, assert_same, small_arrays
 
@@ -46,14 +46,10 @@ def test_tiled_keeps_nan_in_the_same_places(mask, target):
     assert_same(attention_tiled(q, k, v, mask=mask, block_m=4, block_n=3), truth)
 
 
-@pytest.mark.parametrize("mask", ["full", "causal"])
-def test_key_end_is_the_last_key_any_row_of_the_block_sees(mask):
-    for seqlen_q, seqlen_k in np.ndindex(7, 7):
-        visible = visible_keys(mask, seqlen_q, seqlen_k)
-        for m_end in range(1, seqlen_q + 1):
-            seen = np.flatnonzero(visible[:m_end].any(axis=0))
-            expected = seen[-1] + 1 if seen.size else 0
-            assert key_end(mask, m_end, seqlen_q, seqlen_k) == expected
+def test_reach_is_the_last_key_that_any_row_sees():
+    visible = np.random.default_rng(0).random((3, 12)) < 0.15
+    for last in range(-1, 12):
+        assert reach(visible, last) == max((j for j in range(last + 1) if visible[:, j].any()), default=-1)
 
 
 def test_blocks_of_keys_pass_from_the_last_to_the_first(monkeypatch):

@@ -18,6 +18,7 @@ COLS = LANES * VECTORS
 LANE_BYTES = 4
 
 
+@njit
 def round_up(size, multiple):
     """Smallest multiple of ``multiple`` that is at least ``size``."""
     return -(-size // multiple) * multiple

@@ -1,4 +1,4 @@
-"""Conversions between float32 and 16-bit storage, and exp2, in a form that LLVM can vectorise.
+"""Conversions between float32 and 16-bit storage in a form that LLVM can vectorise.
 
 Half precision is handled as uint16 bit patterns because Numba has no float16 arithmetic on the CPU. Every
 conversion is branch-free integer arithmetic plus at most one exact float32 subtraction on normal numbers, so
@@ -14,12 +14,6 @@ from numba.extending import intrinsic
 INFINITY_BITS = np.uint32(0x7F800000)
 SIGN_BITS = np.uint32(0x80000000)
 QUIET_BIT = np.uint32(0x00400000)
-_ROUND_TO_INTEGER = np.float32(1.5 * 2**23)
-# (2**x - 1) / x on [-0.5, 0.5]: least squares reweighted to equal ripple; relative error of 2**x
-# below 2**-28 before rounding.
-_EXP2 = tuple(np.float32(c) for c in (
-    0.6931471824645996, 0.24022647738456726, 0.055503323674201965,
-    0.00961843691766262, 0.0013398873852565885, 0.00015353361959569156))
 
 
 def _bitcast(source, target, llvm_name):
@@ -35,32 +29,6 @@ def _bitcast(source, target, llvm_name):
 
 bits_of = _bitcast(types.float32, types.uint32, "uint32")
 float_of = _bitcast(types.uint32, types.float32, "float32")
-
-
-@njit(error_model="numpy", fastmath={"contract"})
-def exp2(x):
-    """2**x, float32, relative error below 2e-7; 0 for x < -126, +inf for x >= 128, NaN for NaN.
-
-    Range reduction to [-0.5, 0.5] and a polynomial, J.-M. Muller, "Elementary Functions", 3rd ed., sections
-    11.1-11.2. The power of two is applied in two factors so that x in [127.5, 128) does not overflow early.
-    """
-    low = np.float32(-150.0) if x < np.float32(-150.0) else x
-    clamped = np.float32(150.0) if low > np.float32(150.0) else low
-    shifted = clamped + _ROUND_TO_INTEGER
-    f = clamped - (shifted - _ROUND_TO_INTEGER)
-    p = _EXP2[5]
-    p = p * f + _EXP2[4]
-    p = p * f + _EXP2[3]
-    p = p * f + _EXP2[2]
-    p = p * f + _EXP2[1]
-    p = p * f + _EXP2[0]
-    p = p * f + np.float32(1.0)
-    exponent = bits_of(shifted) - bits_of(_ROUND_TO_INTEGER)
-    half = uint32(exponent + uint32(256)) >> uint32(1)
-    half -= uint32(128)
-    first = float_of(uint32(uint32(half + uint32(127)) << uint32(23)))
-    second = float_of(uint32(uint32(exponent - half + uint32(127)) << uint32(23)))
-    return np.float32(0.0) if x < np.float32(-126.0) else p * first * second
 
 
 @njit(error_model="numpy")

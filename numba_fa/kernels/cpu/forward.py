@@ -8,19 +8,21 @@ reordering of floating-point operations. Memory is a few tiles per thread, never
 
 import math
 import threading
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
-from numba import carray, njit, prange, types
+from numba import carray, get_num_threads, njit, prange, types
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
 from numba_fa.kernels.cpu.blas import COLS, ROWS, add_product, round_up
-from numba_fa.kernels.cpu.convert import FROM_FLOAT32, INFINITY_BITS, TO_FLOAT32, bits_of, exp2
+from numba_fa.kernels.cpu.convert import FROM_FLOAT32, INFINITY_BITS, TO_FLOAT32, bits_of
+from numba_fa.kernels.cpu.elementary import exp2
+from numba_fa.kernels.cpu.hooks import LOG2_E, MINUS_INFINITY, NEXT_KEYS, ON_TILE, Hooks, leave, make_hooks
+from numba_fa.kernels.cpu.launch_arguments import PACKED, pack
+from numba_fa.problem.tokens import tokens_of
 
-LOG2_E = math.log2(math.e)
 LN_2 = np.float32(math.log(2.0))
-MINUS_INFINITY = np.float32(-np.inf)
 # Numba's workqueue layer, all there is without OpenMP and TBB, ends the process when two threads enter parallel code.
 _ONE_AT_A_TIME = threading.Lock()
 STORAGE = {"fp32": np.float32, "fp16": np.uint16, "bf16": np.uint16}
@@ -42,6 +44,15 @@ def _pointer(typing_context, array, batch, seq, head):
     return types.CPointer(array.dtype)(array, types.intp, types.intp, types.intp), codegen
 
 
+@intrinsic
+def take(typing_context, counter):
+    """The value of the only element of an int64 array, which grows by 1: each caller in any thread gets another."""
+    def codegen(context, builder, signature, args):
+        place = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.atomic_rmw("add", place, context.get_constant(types.int64, 1), "monotonic")
+    return types.int64(types.Array(types.int64, 1, "C")), codegen
+
+
 @jit
 def vector_of(array, batch, seq, head):
     """The last axis at (batch, seq, head) as a contiguous vector, which a strided array's type cannot say."""
@@ -56,14 +67,6 @@ def has_non_finite(tile, rows):
         for e in range(tile.shape[1]):
             found |= (bits_of(tile[j, e]) & INFINITY_BITS) == INFINITY_BITS
     return found != 0
-
-
-@jit
-def hide_future(scores, key_lead, rows, cols):
-    """Set ``scores[j, i]`` to -inf where key j lies after query i, that is where j > i + key_lead."""
-    for j in range(rows):
-        for i in range(min(cols, max(0, j - key_lead))):
-            scores[j, i] = MINUS_INFINITY
 
 
 @jit
@@ -93,12 +96,13 @@ def online_softmax(scores, row_max, row_sum, rescale, rows, cols):
 
 
 @jit
-def add_visible_product(probs, values, out, key_lead, rows, cols):
-    """``out[e, i] += sum_j probs[j, i] * values[j, e]`` over visible keys alone, so no 0 * NaN arises."""
+def add_visible_product(probs, values, out, shown, rows, cols):
+    """``out[e, i] += sum_j probs[j, i] * values[j, e]`` where ``shown[j, i]`` is not -inf, so no 0 * NaN arises."""
     for j in range(rows):
         for e in range(values.shape[1]):
-            for i in range(max(0, j - key_lead), cols):
-                out[e, i] += probs[j, i] * values[j, e]
+            for i in range(cols):
+                if shown[j, i] != MINUS_INFINITY:
+                    out[e, i] += probs[j, i] * values[j, e]
 
 
 def _make_tile_steps(to_float32, from_float32):
@@ -134,76 +138,76 @@ def _make_tile_steps(to_float32, from_float32):
 
 
 def _task_signature(storage):
-    """Types of one task: arrays of any strides and alignment, inputs perhaps read-only (a broadcast view is),
-    lse (batch, heads, seqlen_q) float32 or of size 0, scale * log2(e) float32, and batch, head, query block.
+    """Types of one task: q, k, v, out, lse, sinks; packed launch arguments; the three hooks; factor; batch,
+    head and query block.
+
+    Arrays of any strides and alignment, inputs perhaps read-only (a broadcast view is); lse (batch, heads, seqlen_q)
+    and sinks (heads,) are float32, or of size 0.
     """
     def array(dtype, ndim, readonly):
         return types.Array(dtype, ndim, "A", readonly=readonly, aligned=False)
     x = array(storage, 4, True)
-    out, lse = array(storage, 4, False), array(types.float32, 3, False)
-    return types.void(x, x, x, out, lse, types.float32, types.intp, types.intp, types.intp)
+    out, lse, sinks = array(storage, 4, False), array(types.float32, 3, False), array(types.float32, 1, True)
+    pointers = [types.FunctionType(hook) for hook in (NEXT_KEYS, ON_TILE, ON_TILE)]
+    return types.void(x, x, x, out, lse, sinks, PACKED, *pointers, types.float32, *[types.intp] * 5)
 
 
-def make_forward(*, dtype: str, causal: bool, block_m: int, block_n: int):
-    """Compile the forward for one dtype and mask.
-
-    Args: ``dtype`` "fp32", "fp16" or "bf16"; ``causal`` hides keys after a query, aligned bottom-right;
-    ``block_m`` queries by ``block_n`` keys is the tile. Any positive sizes work; multiples of 16 and 4 waste
-    nothing.
-
-    Returns ``forward(q, k, v, out, lse, scale)`` on NumPy arrays: q, out (batch, seqlen_q, heads, head_dim),
-    k, v (batch, seqlen_k, heads_kv, head_dim), any strides with the last axis contiguous, all float32, or
-    float16, or uint16 bit patterns of bfloat16; lse (batch, heads, seqlen_q) float32 or None. ``out`` and
-    ``lse`` are written in place: lse is the natural logarithm, and a query that sees no key gets out 0 and
-    lse -inf.
-
-    Raises KeyError for another dtype.
-    """
+@lru_cache
+def _compiled(dtype):
+    """``run`` for a dtype: any tile, and every mask and bias by hooks."""
     load_queries, load_rows, store = _make_tile_steps(TO_FLOAT32[dtype], FROM_FLOAT32[dtype])
-    storage = STORAGE[dtype]
-    task = _task_signature(from_dtype(np.dtype(storage)))
-    ROOM_M, ROOM_N = round_up(block_m, COLS), round_up(block_n, ROWS)
-    # 16 more floats a line: with 64, a column of blocks falls into a quarter of the first-level cache's sets.
-    LINE_M = ROOM_M + COLS
+    task = _task_signature(from_dtype(np.dtype(STORAGE[dtype])))
 
     @njit(task, error_model="numpy", fastmath={"contract"})
-    def attend(q, k, v, out, lse, scale_log2, batch, head, block):
+    def attend(q, k, v, out, lse, sinks, packed, next_keys, hide, modify, factor, block_m, block_n, batch, head,
+               block):
         """Compute one query block of one head; shapes as in ``_task_signature``."""
         seqlen_q, heads, head_dim = q.shape[1:]
         seqlen_k, heads_kv = k.shape[1:3]
         head_kv = head // (heads // heads_kv)
         start = block * block_m
         rows = min(block_m, seqlen_q - start)
-        cols = (rows + COLS - 1) // COLS * COLS
-        lead = start + seqlen_k - seqlen_q
-        end = max(0, min(seqlen_k, lead + rows)) if causal else seqlen_k
+        cols = round_up(rows, COLS)
 
-        room_d = (head_dim + ROWS - 1) // ROWS * ROWS
-        q_t = np.empty((head_dim, LINE_M), np.float32)
-        keys = np.zeros((ROOM_N, head_dim), np.float32)
-        values = np.zeros((ROOM_N, room_d), np.float32)
-        scores = np.empty((ROOM_N, LINE_M), np.float32)
-        acc = np.zeros((room_d, LINE_M), np.float32)
-        row_max = np.full(LINE_M, MINUS_INFINITY, np.float32)
-        row_sum = np.zeros(LINE_M, np.float32)
-        rescale = np.empty(LINE_M, np.float32)
+        room_d, room_n = round_up(head_dim, ROWS), round_up(block_n, ROWS)
+        # 16 more floats a line: with 64, a column of blocks falls into a quarter of the first-level cache's sets.
+        line = round_up(block_m, COLS) + COLS
+        q_t = np.empty((head_dim, line), np.float32)
+        keys = np.zeros((room_n, head_dim), np.float32)
+        values = np.zeros((room_n, room_d), np.float32)
+        scores = np.empty((room_n, line), np.float32)
+        acc = np.zeros((room_d, line), np.float32)
+        row_max = np.full(line, MINUS_INFINITY, np.float32)
+        row_sum = np.zeros(line, np.float32)
+        rescale = np.empty(line, np.float32)
+        if sinks.size and sinks[head] != MINUS_INFINITY:
+            # A sink is a key seen by all whose value is zero.
+            row_max[:], row_sum[:] = sinks[head] * np.float32(LOG2_E), np.float32(1.0)
 
-        load_queries(q, batch, head, start, rows, scale_log2, q_t)
-        for first in range(0, end, block_n):
-            count = min(block_n, end - first)
+        load_queries(q, batch, head, start, rows, factor, q_t)
+        end = seqlen_k
+        while end > 0:
+            verdict = next_keys(batch, head, start, start + rows - 1, end - 1, block_n, packed)
+            if verdict < 0:
+                break
+            last, masked = verdict >> 1, verdict & 1 == 0
+            first = last // block_n * block_n
+            count, end = last + 1 - first, first
             load_rows(k, batch, head_kv, first, count, keys)
             load_rows(v, batch, head_kv, first, count, values)
             scores[:, :] = np.float32(0.0)
             add_product(q_t, keys, head_dim, 1, scores, count, cols, head_dim)
-            on_diagonal = causal and first + count - 1 > lead
-            if on_diagonal:
-                hide_future(scores, lead - first, count, cols)
+            modify(scores, batch, head, start, first, count, rows, packed)
+            if masked:
+                hide(scores, batch, head, start, first, count, rows, packed)
             online_softmax(scores, row_max, row_sum, rescale, count, cols)
             for e in range(head_dim):
                 for i in range(cols):
                     acc[e, i] *= rescale[i]
-            if on_diagonal and has_non_finite(values, count):
-                add_visible_product(scores, values, acc, lead - first, count, cols)
+            if masked and has_non_finite(values, count):
+                shown = np.zeros((room_n, line), np.float32)
+                hide(shown, batch, head, start, first, count, rows, packed)
+                add_visible_product(scores, values, acc, shown, count, cols)
             else:
                 add_product(scores, values, 1, room_d, acc, room_d, cols, count)
 
@@ -215,31 +219,56 @@ def make_forward(*, dtype: str, causal: bool, block_m: int, block_n: int):
                 lse[batch, head, start + i] = MINUS_INFINITY if empty else LN_2 * log2_sum
 
     # The task is called through a pointer: inlined, LLVM would optimise it three times (7.0 s against 4.2 s).
-    @njit(types.void(types.FunctionType(task), *task.args[:6]), parallel=True, error_model="numpy")
-    def run(attend, q, k, v, out, lse, scale_log2):
+    @njit(types.void(types.FunctionType(task), *task.args[:-3], PACKED), parallel=True, error_model="numpy")
+    def run(attend, q, k, v, out, lse, sinks, packed, next_keys, hide, modify, factor, block_m, block_n, taken):
         blocks = (q.shape[1] + block_m - 1) // block_m
-        for index in prange(q.shape[0] * q.shape[2] * blocks):
-            # prange counts in uint64, which with int64 would promote to float64.
-            sequence, n = divmod(np.int64(index), blocks)
-            # A causal mask's cheap first and costly last blocks alternate: equal shares are equal work.
-            block = n // 2 if n % 2 == 0 else blocks - 1 - n // 2
-            attend(q, k, v, out, lse, scale_log2, sequence // q.shape[2], sequence % q.shape[2], block)
+        tasks = q.shape[0] * q.shape[2] * blocks
+        for _ in prange(get_num_threads()):
+            index = take(taken)
+            while index < tasks:
+                # Later queries see more keys under a causal mask: the costliest blocks of a head come first.
+                sequence, block = index // blocks, blocks - 1 - index % blocks
+                attend(q, k, v, out, lse, sinks, packed, next_keys, hide, modify, factor, block_m,
+                       block_n, sequence // q.shape[2], sequence % q.shape[2], block)
+                index = take(taken)
 
-    def forward(q, k, v, out, lse, scale):
-        """Write softmax(scale * q k^T) v into ``out`` and, unless None, its log-sum-exp into ``lse``."""
-        no_lse = np.empty((0, 0, 0), np.float32)
-        arrays = (x.view(storage) for x in (q, k, v, out))
+    return partial(run, attend)
+
+
+def make_forward(*, dtype: str, hooks: Hooks, block_m: int, block_n: int):
+    """The forward for one dtype, mask and bias.
+
+    Args: ``dtype`` "fp32", "fp16" or "bf16"; ``hooks`` of the mask and the biases; ``block_m`` queries by ``block_n``
+    keys is the tile. Any positive sizes work; multiples of 16 and 4 waste nothing. Compiles once a dtype.
+
+    Returns ``forward(q, k, v, out, lse, scale, aux)`` on NumPy arrays: q, out (batch, seqlen_q, heads, head_dim),
+    k, v (batch, seqlen_k, heads_kv, head_dim), any strides with the last axis contiguous, all float32, or
+    float16, or uint16 bit patterns of bfloat16; lse (batch, heads, seqlen_q) float32 or None; aux a tuple
+    of the launch arguments that ``hooks.tokens`` list. ``out`` and ``lse`` are written in place: lse is the natural logarithm, and a
+    query that sees no key gets out 0 and lse -inf, or the sink's logit.
+
+    Raises KeyError for another dtype.
+    """
+    run, storage = _compiled(dtype), STORAGE[dtype]
+    modify, base = (leave, LOG2_E) if hooks.modify is None else (hooks.modify, 1.0)
+
+    def forward(q, k, v, out, lse, scale, aux=()):
+        """Write softmax(bias(scale * q k^T)) v into ``out`` and, unless None, its log-sum-exp into ``lse``."""
+        lse = np.empty((0, 0, 0), np.float32) if lse is None else lse
+        sinks = np.empty(0, np.float32) if hooks.sink is None else aux[hooks.sink]
+        arrays, packed = (x.view(storage) for x in (q, k, v, out)), pack(hooks.tokens, aux)
         with _ONE_AT_A_TIME:
-            run(attend, *arrays, no_lse if lse is None else lse, np.float32(scale * LOG2_E))
+            run(*arrays, lse, sinks, packed, hooks.next_keys, hooks.hide, modify, np.float32(scale * base),
+                block_m, block_n, np.zeros(1, np.int64))
 
     return forward
 
 
 def forward_of(key):
-    """The forward for a DispatchKey, taking q, k, v, out, lse, scale. Compiled once for all head_dims."""
-    return _compiled(key.dtype, key.mask == "causal", key.block_m, key.block_n)
+    """The forward for a DispatchKey, taking q, k, v, out, lse, scale and the tuple of what mask and biases pass.
 
-
-@lru_cache
-def _compiled(dtype, causal, block_m, block_n):
-    return make_forward(dtype=dtype, causal=causal, block_m=block_m, block_n=block_n)
+    Compiled once a dtype for all head_dims; once a mask and bias its hooks.
+    """
+    bias = getattr(key, "bias", "none")
+    hooks = make_hooks(key.mask, bias, tokens_of(key.mask, bias))
+    return make_forward(dtype=key.dtype, hooks=hooks, block_m=key.block_m, block_n=key.block_n)

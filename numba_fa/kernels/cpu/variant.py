@@ -9,17 +9,19 @@ import numpy as np
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.tuning import key_for
-from numba_fa.dispatch.variant import Arrays, Variant
+from numba_fa.dispatch.variant import BIASES, MASKS, Arrays, Variant
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.problem import Problem
 
 # NumPy has no bfloat16 of its own; the kernel converts the bit patterns itself.
 _CARRIER = {"bfloat16": "uint16"}
+# Numba has no float16 on the CPU.
+_PATTERNS = {"bfloat16": "uint16", "float16": "uint16"}
 
 
-def numpy_view(view: ArrayView) -> np.ndarray:
+def numpy_view(view: ArrayView, carrier: dict[str, str] = _CARRIER) -> np.ndarray:
     """The memory of a CPU ArrayView as a NumPy array; bfloat16 as uint16 bit patterns. Owns nothing."""
-    dtype = np.dtype(_CARRIER.get(view.dtype, view.dtype))
+    dtype = np.dtype(carrier.get(view.dtype, view.dtype))
     strides = tuple(stride * view.itemsize for stride in view.strides)
     spans = [(length - 1) * stride for length, stride in zip(view.shape, strides, strict=True)]
     if 0 in view.shape:
@@ -29,9 +31,19 @@ def numpy_view(view: ArrayView) -> np.ndarray:
     return np.ndarray(view.shape, dtype, memory, before, strides)
 
 
+def numpy_arguments(arguments: tuple[object, ...]) -> tuple[object, ...]:
+    """Launch arguments for the CPU: numbers as they are, arrays as NumPy's (16-bit floats as bit patterns)."""
+    return tuple(numpy_view(a, _PATTERNS) if isinstance(a, ArrayView) else a for a in arguments)
+
+
 def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[object, ...]:
     views = [numpy_view(view) for view in (arrays.q, arrays.k, arrays.v, arrays.out)]
     return (*views, numpy_view(arrays.lse) if arrays.lse else None, problem.scale)
+
+
+def _configure(problem: Problem) -> DispatchKey:
+    dtype, mask, bias = problem.dtype.name, problem.mask.name, problem.bias_name
+    return key_for("fwd", "cpu", dtype, problem.head_dim, mask, bias)
 
 
 def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
@@ -44,11 +56,15 @@ FORWARD = Variant(
     family="cpu",
     dtypes=("fp32", "fp16", "bf16"),
     head_dims=range(8, 257, 8),
-    masks=("full", "causal"),
+    masks=MASKS,
     alignment=1,
     source="numba_fa.kernels.cpu.forward:forward_of",
     signature=lambda dtype: (),
-    configure=lambda problem: key_for("fwd", "cpu", problem.dtype.name, problem.head_dim, problem.mask.kind),
+    configure=_configure,
     grid=_grid,
     arguments=_arguments,
+    program=lambda problem: (numpy_arguments(problem.program_arguments),),
+    programmed=True,
+    biases=BIASES,
+    sink=True,
 )

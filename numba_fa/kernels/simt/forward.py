@@ -15,6 +15,9 @@ from numba_fa.flash.program import Program, make_program
 from numba_fa.flash.sink import make_join_sink
 from numba_fa.jit import KernelSource, cuda, device, float32, int32
 from numba_fa.kernels.simt.variant import signature
+from numba_fa.problem.tokens import tokens_of
+from numba_fa.ptx.elementwise import index as place
+from numba_fa.ptx.elementwise import real, scalars, to_float32
 from numba_fa.ptx.math import ex2_approx
 from numba_fa.ptx.memory import st_global_f32
 
@@ -33,7 +36,8 @@ def make_judge(program: Program) -> Any:
         if seen:
             return score
         inside = kv_idx <= last_key
-        return score if inside and visible(index, head, q_idx, min(kv_idx, last_key), aux) else NEG_INF
+        seen = inside and visible(place(index), place(head), place(q_idx), place(min(kv_idx, last_key)), scalars(aux))
+        return score if seen else NEG_INF
 
     if modify is None:
 
@@ -45,7 +49,9 @@ def make_judge(program: Program) -> Any:
 
     @device
     def judge_biased(score, scale, seen, index, head, q_idx, kv_idx, last_key, aux):
-        score = float32(modify(score * scale, index, head, q_idx, min(kv_idx, last_key), aux))
+        score = to_float32(modify(
+            real(score * scale), place(index), place(head), place(q_idx), place(min(kv_idx, last_key)), scalars(aux)
+        ))  # fmt: skip
         return mask(score, seen, index, head, q_idx, kv_idx, last_key, aux)
 
     return judge_biased
@@ -166,4 +172,4 @@ def make_forward(key: DispatchKey) -> KernelSource:
                     st_global_f32(address, natural_lse(shift, total))
 
     shared_bytes = 4 * (P_AT + BLOCK_M * P_WIDTH)
-    return KernelSource(forward_simt, signature(key.dtype), THREADS, shared_bytes)
+    return KernelSource(forward_simt, signature(key.dtype), THREADS, shared_bytes, tokens_of(key.mask, key.bias))

@@ -7,7 +7,7 @@ import math
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.tuning import key_for
-from numba_fa.dispatch.variant import Arrays, Variant
+from numba_fa.dispatch.variant import BIASES, MASKS, Arrays, Variant
 from numba_fa.problem.problem import Problem
 
 _LOG2_E = math.log2(math.e)
@@ -17,6 +17,11 @@ def signature(dtype: str) -> tuple[str, ...]:
     """Parameter kinds: q, k, v, out, lse; batch, seqlen and head strides of each of the four; lengths; the scale."""
     element = "float32*" if dtype == "fp32" else "uint16*"
     return (*[element] * 4, "pointer", *["int64"] * 12, *["int32"] * 4, "float32")
+
+
+def _configure(problem: Problem) -> DispatchKey:
+    dtype, mask, bias = problem.dtype.name, problem.mask.name, problem.bias_name
+    return key_for("fwd", "simt", dtype, problem.head_dim, mask, bias)
 
 
 def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
@@ -33,7 +38,7 @@ def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[obje
         problem.heads_kv,
         problem.seqlen_q,
         problem.seqlen_k,
-        problem.scale * _LOG2_E,
+        problem.scale if problem.biases else problem.scale * _LOG2_E,
     )
 
 
@@ -52,12 +57,15 @@ FORWARD = Variant(
     family="simt",
     dtypes=("fp32", "fp16", "bf16"),
     head_dims=range(8, 257, 8),
-    masks=("full", "causal"),
+    masks=MASKS,
     alignment=1,
     source="numba_fa.kernels.simt.forward:make_forward",
     signature=signature,
-    configure=lambda problem: key_for("fwd", "simt", problem.dtype.name, problem.head_dim, problem.mask.kind),
+    configure=_configure,
     grid=_grid,
     arguments=_arguments,
     limits=_limits,
+    biases=BIASES,
+    sink=True,
+    programmed=True,
 )

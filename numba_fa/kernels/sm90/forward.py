@@ -13,6 +13,7 @@ from numba_fa.kernels.sm90.consumer import make_consumer
 from numba_fa.kernels.sm90.producer import make_producer
 from numba_fa.kernels.sm90.shape import Shape
 from numba_fa.kernels.sm90.variant import SIGNATURE
+from numba_fa.problem.tokens import tokens_of
 from numba_fa.ptx.mbarrier import fence_mbarrier_init, mbarrier_init
 from numba_fa.ptx.memory import shared_address
 from numba_fa.ptx.tma import tensor_map
@@ -65,4 +66,4 @@ def make_forward(key: DispatchKey) -> KernelSource:
             consume(tensor_map(out), int64(lse), base, barriers, int32(warpgroup - 1), tiles, heads, batch,
                     seqlen_q, seqlen_k, together, scale, aux)  # fmt: skip
 
-    return KernelSource(forward_sm90, SIGNATURE, shape.threads, shape.shared_bytes)
+    return KernelSource(forward_sm90, SIGNATURE, shape.threads, shape.shared_bytes, tokens_of(key.mask, key.bias))

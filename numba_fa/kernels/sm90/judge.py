@@ -9,14 +9,15 @@ from numba_fa.ptx.elementwise import make_keep, make_map
 from numba_fa.ptx.fragment import make_scale_rows
 
 
-def make_judge(count: int, program: Program, *, ragged: bool) -> Any:
+def make_judge(count: int, program: Program, *, ragged: bool, fast: bool) -> Any:
     """judge(scores, scale, masked, index, head, q0, q1, start, last_key, aux) -> scores as the softmax takes them.
 
     scores: a fragment of `count` registers, raw q.k; with biases they come out scaled and biased. masked: not 0 where a
     key of this tile may be hidden. q0, q1: the thread's queries. start: the tile's first key plus the thread's column.
-    ragged: whether keys of the tile may lie past last_key; only the first tile that is visited can be so.
+    ragged: whether keys of the tile may lie past last_key; only the first tile that is visited can be so. fast: tanh is
+    the hardware's, whose error bfloat16 hides.
     """
-    keep = make_keep(count, program.visible, bounded=ragged)
+    keep = make_keep(count, program.visible, clamp=ragged, bounded=ragged, fast=fast)
     if program.modify is None:
 
         @device
@@ -27,7 +28,7 @@ def make_judge(count: int, program: Program, *, ragged: bool) -> Any:
 
         return judge
 
-    scale_rows, change = make_scale_rows(count), make_map(count, program.modify, clamp=ragged)
+    scale_rows, change = make_scale_rows(count), make_map(count, program.modify, clamp=ragged, fast=fast)
 
     @device
     def judge_biased(scores, scale, masked, index, head, q0, q1, start, last_key, aux):

@@ -7,7 +7,7 @@ import math
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.tuning import key_for
-from numba_fa.dispatch.variant import Arrays, TensorMap, Variant
+from numba_fa.dispatch.variant import BIASES, MASKS, Arrays, TensorMap, Variant
 from numba_fa.problem.problem import Problem
 from numba_fa.tile.layout import ATOM_COLUMNS, round_up
 from numba_fa.tile.scheduler import balance
@@ -22,7 +22,8 @@ _LOG2_E = math.log2(math.e)
 
 def _configure(problem: Problem) -> DispatchKey:
     # wgmma sums 16 at a time; TMA fills with zeros what a narrower head lacks.
-    return key_for("fwd", "sm90", problem.dtype.name, round_up(problem.head_dim, 16), problem.mask.kind)
+    dtype, mask, bias = problem.dtype.name, problem.mask.name, problem.bias_name
+    return key_for("fwd", "sm90", dtype, round_up(problem.head_dim, 16), mask, bias)
 
 
 def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
@@ -50,7 +51,7 @@ def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[obje
         problem.seqlen_q,
         problem.seqlen_k,
         _together(problem),
-        problem.scale * _LOG2_E,
+        problem.scale if problem.biases else problem.scale * _LOG2_E,
     )
 
 
@@ -71,7 +72,7 @@ FORWARD = Variant(
     family="sm90",
     dtypes=("fp16", "bf16"),
     head_dims=range(8, 257, 8),
-    masks=("full", "causal"),
+    masks=MASKS,
     alignment=16,
     source="numba_fa.kernels.sm90.forward:make_forward",
     signature=lambda dtype: SIGNATURE,
@@ -79,4 +80,7 @@ FORWARD = Variant(
     grid=_grid,
     arguments=_arguments,
     limits=_limits,
+    biases=BIASES,
+    sink=True,
+    programmed=True,
 )

@@ -1,0 +1,48 @@
+"""Twins of `ptx/elementwise.py`: the user's Python function on every element of one thread's fragment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from numba_fa.ptx.fragment import column_of, row_of
+
+_NEG_INF = np.float32(-np.inf)
+
+
+def _each(count: int, arguments: tuple[Any, ...], clamp: bool) -> Any:
+    """(register, b, h, q, kv as Python ints) of each element."""
+    b, h, q0, q1, kv0, limit = [int(value) for value in arguments]
+    rows = (q0, q1)
+    for i in range(count):
+        kv = kv0 + column_of(i)
+        yield i, b, h, rows[row_of(i)], min(kv, limit) if clamp else kv
+
+
+def map_scores(count: int, function: Callable[..., Any], clamp: bool, fragment: np.ndarray, *arguments: Any) -> np.ndarray:
+    """function(score, b, h, q, kv, aux) of each element, rounded to float32."""
+    *places, aux = arguments
+    values = np.asarray(fragment, np.float32)
+    result = np.empty(count, np.float32)
+    with np.errstate(all="ignore"):
+        for i, b, h, q, kv in _each(count, tuple(places), clamp):
+            result[i] = function(values[i], b, h, q, kv, aux)
+    return result
+
+
+def keep_visible(
+    count: int, function: Callable[..., Any], clamp: bool, bounded: bool, fragment: np.ndarray, *arguments: Any
+) -> np.ndarray:
+    """-inf where function(b, h, q, kv, aux) is false or, if bounded, where a key is above the limit."""
+    *places, aux = arguments
+    result = np.array(fragment, np.float32)
+    first, limit = int(places[4]), int(places[5])
+    for i, b, h, q, kv in _each(count, tuple(places), clamp):
+        if (bounded and first + column_of(i) > limit) or not function(b, h, q, kv, aux):
+            result[i] = _NEG_INF
+    return result
+
+
+TWINS = (map_scores, keep_visible)

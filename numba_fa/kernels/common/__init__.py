@@ -1,0 +1,1 @@
+"""Small kernels that every GPU family shares."""

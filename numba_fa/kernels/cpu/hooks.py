@@ -1,0 +1,130 @@
+"""The program's part of a tile, behind function pointers: a new mask or bias compiles these and not the kernel.
+
+Each hook takes the launch arguments packed (`launch_arguments.pack`), unpacks them and calls the program's functions
+on valid indices alone. A tile of scores holds keys x queries.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from types import FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+from numba_fa.flash.program import Program, make_program
+from numba_fa.kernels.cpu import elementary
+from numba_fa.kernels.cpu.launch_arguments import PACKED, make_unpack
+
+LOG2_E = math.log2(math.e)
+MINUS_INFINITY = np.float32(-np.inf)
+
+OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
+_i, _scores = types.int64, types.Array(types.float32, 2, "C")
+# next_keys(batch, head, q_first, q_last, kv_last, block_n, packed)
+NEXT_KEYS = types.int64(_i, _i, _i, _i, _i, _i, PACKED)
+# hide, modify(scores, batch, head, q_first, kv_first, keys, queries, packed)
+ON_TILE = types.void(_scores, _i, _i, _i, _i, _i, _i, PACKED)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """A program compiled for the CPU. modify is None when there is no bias, sink when there is no sink_logits."""
+
+    tokens: tuple[str, ...]
+    next_keys: Any
+    hide: Any
+    modify: Any
+    sink: int | None
+
+
+@lru_cache(maxsize=1024)
+def make_hooks(mask: str, bias: str, tokens: tuple[str, ...]) -> Hooks:
+    """The hooks of a key's mask and bias, whose launch arguments are of the kinds `tokens`."""
+    program, unpack = make_program(mask, bias, device), make_unpack(tokens)
+    modify = _modify(program, unpack) if program.modify else None
+    return Hooks(tokens, _next_keys(program, unpack), _hide(program, unpack), modify, program.sink)
+
+
+def _next_keys(program: Program, unpack: Any) -> Any:
+    reach, whole = program.reach, program.whole
+
+    @njit(NEXT_KEYS, **OPTIONS)
+    def next_keys(batch, head, q_first, q_last, kv_last, block_n, packed):
+        """The last key up to kv_last that these queries may see; less than 0 when no key is left.
+
+        Twice that key, plus 1 when they all see the keys from the start of its tile of block_n up to it.
+        """
+        aux = unpack(packed)
+        last = min(kv_last, np.int64(reach(batch, head, q_first, q_last, kv_last, aux)))
+        if last < 0:
+            return -1
+        seen = whole(batch, head, q_first, q_last, last // block_n * block_n, last, aux)
+        return 2 * last + (1 if seen else 0)
+
+    return next_keys
+
+
+def _hide(program: Program, unpack: Any) -> Any:
+    visible = program.visible
+
+    @njit(ON_TILE, **OPTIONS)
+    def hide(scores, batch, head, q_first, kv_first, keys, queries, packed):
+        """Set the scores of keys that their query does not see to -inf."""
+        aux = unpack(packed)
+        for j in range(keys):
+            for i in range(queries):
+                if not visible(batch, head, q_first + i, kv_first + j, aux):
+                    scores[j, i] = MINUS_INFINITY
+
+    return hide
+
+
+def _modify(program: Program, unpack: Any) -> Any:
+    modify_score, log2_e = program.modify, np.float32(LOG2_E)
+
+    @njit(ON_TILE, **OPTIONS)
+    def modify(scores, batch, head, q_first, kv_first, keys, queries, packed):
+        """From scaled scores to biased ones times log2(e), which a softmax in base 2 takes."""
+        aux = unpack(packed)
+        for j in range(keys):
+            for i in range(queries):
+                score = modify_score(scores[j, i], batch, head, q_first + i, kv_first + j, aux)
+                scores[j, i] = np.float32(score) * log2_e
+
+    return modify
+
+
+@njit(ON_TILE, **OPTIONS)
+def leave(scores, batch, head, q_first, kv_first, keys, queries, packed):
+    """`modify` where there is no bias: log2(e) is in the queries already."""
+
+
+def device(function: Any) -> Any:
+    """Make a program's function callable from hooks; they alone call it, so it has no wrappers for other callers.
+
+    Its `math.tanh` is one that vectorises.
+    """
+    scope = dict(function.__globals__)
+    for name in function.__code__.co_names:
+        if scope.get(name) is math:
+            scope[name] = _MATH
+        elif scope.get(name) is math.tanh:
+            scope[name] = _tanh
+    own = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, function.__closure__)
+    return njit(own, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)
+
+
+def _tanh(x):
+    return math.tanh(x)
+
+
+@overload(_tanh)
+def _tanh_of(x):
+    return (lambda x: elementary.tanh(x)) if x == types.float32 else (lambda x: math.tanh(x))
+
+
+_MATH = ModuleType("math")
+vars(_MATH).update(vars(math), tanh=_tanh)

@@ -1,0 +1,180 @@
+"""Tells numba.cuda of the tables: one typing template a key, one lowering a signature of classes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba.cuda import types
+from numba.cuda.cpython.rangeobj import make_range_impl
+from numba.cuda.cudadecl import registry as typing
+from numba.cuda.cudaimpl import registry as lowering
+from numba.cuda.typing import signature
+from numba.cuda.typing.builtins import NumberClassAttribute
+from numba.cuda.typing.templates import AbstractTemplate
+
+from numba_fa.scalar.convert import packed, read
+from numba_fa.scalar.functions import FUNCTIONS
+from numba_fa.scalar.operators import OPERATORS
+from numba_fa.scalar.table import Row
+from numba_fa.scalar.types import IndexType, RealType, ScalarType, StoredType, family, joined
+
+_FIRST = {"target": "cuda"}  # templates for this target are asked before generic ones
+
+
+def _template(key: Any, generic: Callable[..., Any], literal: bool = False) -> None:
+    """Register a typing template whose generic(context, args) gives a signature, or None when nothing is ours."""
+
+    def ask(self: Any, args: Any, kws: Any) -> Any:
+        if kws or not any(isinstance(each, ScalarType | types.BaseTuple | types.NumberClass) for each in args):
+            return None
+        return generic(self.context, args)
+
+    body = {"key": key, "generic": ask, "metadata": _FIRST, "prefer_literal": literal}
+    typing.register_global(key, types.Function(type("Scalar", (AbstractTemplate,), body)))
+
+
+def _typing_of(row: Row) -> Callable[..., Any]:
+    """(context, argument types) -> signature."""
+
+    def generic(context: Any, args: Any) -> Any:
+        if len(args) not in row.arities or not any(isinstance(each, ScalarType) for each in args):
+            return None
+        *others, last = args
+        whole_literal = row.literal and isinstance(last, types.IntegerLiteral)
+        meeting = joined(args)
+        if meeting is None:
+            return None
+        is_index = isinstance(meeting, IndexType) and row.index is not None
+        if is_index and row.index_exponents is not None:
+            is_index = whole_literal and last.literal_value in row.index_exponents
+        if not is_index and row.real is None:
+            return None
+        operand = IndexType() if is_index else meeting if isinstance(meeting, RealType) else RealType()
+        result = {"truth": types.boolean, "whole": IndexType(), "number": operand}.get(row.gives)
+        if result is None:
+            result = operand if isinstance(operand, RealType) else RealType()
+        wanted = [operand] * len(args)
+        if whole_literal:
+            wanted[-1] = last
+        return signature(result, *wanted)
+
+    return generic
+
+
+def _lowering_of(row: Row) -> Callable[..., Any]:
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = sig.args[0]
+        operands = [read(builder, each, value) for each, value in zip(sig.args, args, strict=True)]
+        real = row.quick if row.quick and isinstance(kind, RealType) and kind.fast else row.real
+        generate = row.index if isinstance(kind, IndexType) else real
+        return packed(builder, sig.return_type, generate(*operands))
+
+    return lower
+
+
+def _register_row(row: Row) -> None:
+    generic, lower = _typing_of(row), _lowering_of(row)
+    for key in row.keys:
+        _template(key, generic, row.literal)
+        for arity in row.arities:
+            lowering.lower(key, *[ScalarType] * arity)(lower)
+            if row.literal:
+                lowering.lower(key, *[ScalarType] * (arity - 1), types.IntegerLiteral)(lower)
+
+
+def _index_of(numba_type: Any) -> Any:
+    """What an array is indexed with instead of a scalar; None for a Real."""
+    if isinstance(numba_type, types.BaseTuple):
+        kinds = [_index_of(each) for each in numba_type]
+        return None if None in kinds else types.BaseTuple.from_types(kinds)
+    if isinstance(numba_type, ScalarType):
+        if family(numba_type) == "real":
+            return None
+        return types.uintp if isinstance(numba_type, IndexType) and numba_type.natural else types.intp
+    return types.unliteral(numba_type)
+
+
+def _typing_of_getitem(context: Any, args: Any) -> Any:
+    """array[index] as Numba types it with plain integers."""
+    array, index = args
+    wanted = _index_of(index)
+    if wanted is None or wanted == index:
+        return None
+    return context.resolve_function_type(operator.getitem, (array, wanted), {})
+
+
+_LOOP = StoredType(types.int32, IndexType())  # what a range of scalars yields
+
+
+def _typing_of_range(context: Any, args: Any) -> Any:
+    if len(args) > 3 or any(family(each) != "index" for each in args):
+        return None
+    return signature(types.RangeType(_LOOP), *[_LOOP] * len(args))
+
+
+def _typing_of_where(context: Any, args: Any) -> Any:
+    if len(args) != 3 or not isinstance(args[0], types.Boolean):
+        return None
+    meeting = joined(list(args[1:]))
+    return None if meeting is None else signature(meeting, types.boolean, meeting, meeting)
+
+
+@lowering.lower(np.where, types.Boolean, ScalarType, ScalarType)
+def _where(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return builder.select(*args)
+
+
+@lowering.lower_cast(IndexType, StoredType)
+def _index_to_loop(context: Any, builder: Any, source: Any, target: Any, value: Any) -> Any:
+    return context.cast(builder, value, source, target.storage)
+
+
+@lowering.lower_cast(types.Integer, StoredType)
+@lowering.lower_cast(types.Boolean, StoredType)
+def _integer_to_loop(context: Any, builder: Any, source: Any, target: Any, value: Any) -> Any:
+    return context.cast(builder, value, source, target.storage)
+
+
+class _NumberClassCall(NumberClassAttribute):
+    """np.float32(x), np.int32(i) and their kin of a scalar stay scalars."""
+
+    metadata = _FIRST
+
+    def resolve___call__(self, numba_class: Any) -> Any:
+        plain = super().resolve___call__(numba_class)
+        (template,) = plain.templates
+        kind = numba_class.instance_type
+        ours = {"real": RealType(), "index": IndexType()}.get(family(kind))
+
+        class Call(template):  # type: ignore[misc,valid-type]
+            def generic(self: Any) -> Any:
+                typer = super().generic()
+
+                def convert(value: Any) -> Any:
+                    if not isinstance(value, ScalarType):
+                        return typer(value)
+                    if isinstance(kind, types.Boolean):
+                        return kind
+                    return joined([value, ours]) if family(kind) == "real" else ours
+
+                return convert
+
+        Call.key = template.key
+        return types.Function(Call)
+
+
+def register() -> None:
+    """Add all to numba.cuda's registries, which it reads at its next compilation."""
+    for row in (*OPERATORS, *FUNCTIONS):
+        _register_row(row)
+    _template(operator.getitem, _typing_of_getitem)
+    _template(range, _typing_of_range)
+    _template(np.where, _typing_of_where)
+    make_range_impl(_LOOP, types.RangeType(_LOOP), types.RangeType(_LOOP).iterator_type)
+    typing.register_attr(_NumberClassCall)
+
+
+register()

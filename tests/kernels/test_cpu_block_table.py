@@ -1,0 +1,114 @@
+"""Tables of block masks against the mask itself, and the forward that reads them: what it skips, what it masks."""
+
+import numpy as np
+import pytest
+
+from numba_fa.kernels.cpu.block_table import block_table
+from tests.kernels import programs
+from tests.kernels.test_cpu_programs import MASKS, SIZES, compute, drawn, one_thread
+
+
+def table_of(part, sizes, block_m, block_n):
+    batch, heads, seqlen_q, seqlen_k = sizes
+    return block_table(part.text, part.tokens, part.aux, batch=batch, heads=heads, seqlen_q=seqlen_q,
+                       seqlen_k=seqlen_k, block_m=block_m, block_n=block_n)  # fmt: skip
+
+
+def true_table(keep, block_m, block_n):
+    """As the table is defined, from a bool (batch, heads, seqlen_q, seqlen_k)."""
+    batch, heads, seqlen_q, seqlen_k = keep.shape
+    table = np.full((batch, heads, -(-seqlen_q // block_m), -(-seqlen_k // block_n)), -1)
+    for b, h, m, n in np.ndindex(table.shape):
+        tile = keep[b, h, m * block_m : (m + 1) * block_m, n * block_n : (n + 1) * block_n]
+        table[b, h, m, n] = 2 * n + tile.all() if tile.any() else table[b, h, m, n - 1] if n else -1
+    return table
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("blocks", [(32, 16), (13, 25), (128, 128)], ids=str)
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_table(mask, blocks, sizes):
+    part = mask(sizes)
+    table = table_of(part, sizes, *blocks)
+    assert table.dtype == np.int32
+    assert np.array_equal(table, true_table(np.broadcast_to(part.meaning, sizes), *blocks))
+
+
+def with_table(part, sizes, block_m, block_n):
+    table = table_of(part, sizes, block_m, block_n)
+    tokens = ("array:int32:4", "int32", "int32", *part.tokens)
+    return part._replace(text=f"block+{part.text}", tokens=tokens, aux=(table, block_m, block_n, *part.aux))
+
+
+@pytest.mark.parametrize("blocks", [(32, 16), (128, 128), (24, 40)], ids=str)
+@pytest.mark.parametrize("name", ["causal", "window-sinks", "document", "mod", "padding-nothing"])
+def test_forward_with_a_table_computes_the_same(name, blocks):
+    sizes = SIZES["ragged"]
+    plain = MASKS[name](sizes)
+    q, k, v = drawn(sizes, "fp32")
+    out, lse = compute(q, k, v, "fp32", plain)
+    blocked, blocked_lse = compute(q, k, v, "fp32", with_table(plain, sizes, *blocks))
+    np.testing.assert_allclose(blocked, out, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(blocked_lse, lse, rtol=0, atol=1e-6)
+
+
+def test_no_keys():
+    assert table_of(programs.full(programs.Sizes(1, 1, 5, 0)), programs.Sizes(1, 1, 5, 0), 4, 4).shape == (1, 1, 2, 0)
+
+
+TILE = (32, 16)  # of `compute`
+
+
+def _only_in(score, b, h, q_idx, kv_idx, allowed):
+    if not allowed[q_idx // 32, kv_idx // 16]:
+        raise IndexError
+    return score
+
+
+def _causal_only_in(b, h, q_idx, kv_idx, offset, allowed):
+    if not allowed[q_idx // 32, kv_idx // 16]:
+        raise IndexError
+    return kv_idx <= q_idx + offset
+
+
+def strays(mask, bias, sizes):
+    """Whether a function of the mask or the bias was called where it is not allowed."""
+    with one_thread():
+        try:
+            compute(*drawn(sizes, "fp32", heads_kv=1), "fp32", mask, bias)
+        except SystemError as error:
+            assert isinstance(error.__cause__, IndexError)
+            return True
+    return False
+
+
+SQUARE = programs.Sizes(1, 1, 200, 200)
+
+
+@pytest.mark.parametrize("tabled", [False, True], ids=["reach", "table"])
+@pytest.mark.parametrize("name", ["causal", "window", "window-sinks", "window-diagonal", "padding", "prefix-int",
+                                  "causal&padding", "window|prefix", "document", "mod"])  # fmt: skip
+def test_tiles_that_no_query_sees_are_not_computed(name, tabled):
+    part = MASKS[name](SQUARE)
+    seen = true_table(np.broadcast_to(part.meaning, SQUARE), *TILE)[0, 0]
+    allowed = seen >> 1 == np.arange(seen.shape[1])
+    part = with_table(part, SQUARE, *TILE) if tabled else part
+    programs.register("score_mod_only", _only_in, ("array:bool:2",))
+    bias = programs.Part("score_mod_only", ("array:bool:2",), (allowed,), None)
+    if tabled or name not in ("document", "mod"):  # of which nothing is known without a table
+        assert not strays(part, [bias], SQUARE)
+    m, n = np.argwhere(allowed)[-1]
+    allowed[m, n] = False  # and every other tile is computed
+    assert strays(part, [bias], SQUARE)
+
+
+def test_tiles_that_are_seen_whole_are_not_masked():
+    tokens = ("int32", "array:bool:2")
+    programs.register("mod_causal_only", _causal_only_in, tokens)
+    table = true_table(np.broadcast_to(programs.causal(SQUARE).meaning, SQUARE), *TILE)
+    partial = table[0, 0] == 2 * np.arange(table.shape[3])
+    part = programs.Part("mod_causal_only", tokens, (0, np.ones_like(partial)), None)
+    tabled = with_table(part, SQUARE, *TILE)
+    tabled = tabled._replace(aux=(*tabled.aux[:-1], partial))
+    assert not strays(tabled, [], SQUARE)
+    assert strays(part._replace(aux=(0, partial)), [], SQUARE)
