@@ -12,7 +12,7 @@ from numba_fa.emulator.memory import GlobalMemory
 from numba_fa.emulator.shared import IN_FLIGHT, UNFENCED, UNWRITTEN
 from numba_fa.emulator.tensor_core import Group, InFlight, half_to_float32, read_mn_major
 from numba_fa.emulator.threads import current
-from numba_fa.emulator.twins_fragment import _HALF, _NEG_INF, _TINY, _columns, _each_row
+from numba_fa.emulator.twins_fragment import _HALF, _NEG_INF, _TINY, _each_row, registers_of
 from numba_fa.emulator.twins_wgmma import _same, _start
 
 QUAD_STEP = 2048
@@ -20,7 +20,7 @@ QUAD_STEP = 2048
 
 def keep_from(count: int, fragment: np.ndarray, start0: int, start1: int) -> np.ndarray:
     """-inf where a column lies before its row's start."""
-    return np.where(_columns(count) >= _each_row(count, start0, start1, np.int64), np.asarray(fragment), _NEG_INF)
+    return np.where(registers_of(count)[1] >= _each_row(count, start0, start1, np.int64), np.asarray(fragment), _NEG_INF)
 
 
 def column_exponential(count: int, fragment: np.ndarray, scale: Any, address: int) -> np.ndarray:
@@ -83,7 +83,7 @@ def gemm_tt(n: int, steps: int, dtype: str, a_step: Callable[[int], int], b_step
         def multiply(left: np.ndarray, right: np.ndarray) -> np.ndarray:
             return half_to_float32(left, dtype).T @ half_to_float32(right, dtype)
 
-        return _start(thread, values, Group(read, multiply), n, steps)
+        return _start(thread, values, Group(read, multiply), n, steps, f"{dtype}, A and B in shared memory, transposed")
 
     return thread.block.threads.meet(("gemm_tt", n, steps, dtype), 128, (int(a), int(b)), combine)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from numba.cuda import types
 
-from numba_fa.ptx.core import F32, I32, VOID, assembly, cast, floats, ir, make, pack, unpack, words
+from numba_fa.ptx.core import F32, I32, VOID, Op, assembly, cast, define, floats, ir, make, pack, unpack, words
 
 _LOAD = "ld.global.nc.L1::no_allocate.v4.b32 {$0, $1, $2, $3}, [$4];"
 _SPLIT = {  # a word -> two float32, the lower half first
@@ -69,3 +69,7 @@ def make_dot(dtype: str) -> Any:
         return total
 
     return make("dot_words", 2, lambda *_: types.float32, generate, parameters=(dtype,))
+
+
+# ld_global_f32(address) -> one float32 of what no kernel writes meanwhile
+ld_global_f32 = define(Op("ld_global_f32", "l", "ld.global.nc.f32 $0, [$1];", "f"))

@@ -11,6 +11,7 @@ from numba_fa.flash.program import make_program
 from numba_fa.jit import KernelSource, cuda, device, int32, int64, uint8
 from numba_fa.kernels.sm90.backward_consumer import make_backward_consumer
 from numba_fa.kernels.sm90.backward_producer import make_backward_producer
+from numba_fa.kernels.sm90.backward_run import MAIN_SIGNATURE
 from numba_fa.kernels.sm90.backward_shape import (
     DQ_EMPTY,
     DQ_FULL,
@@ -28,13 +29,12 @@ from numba_fa.kernels.sm90.backward_shape import (
     BackwardShape,
 )
 from numba_fa.kernels.sm90.backward_writer import END, make_backward_writer
+from numba_fa.problem.tokens import tokens_of
 from numba_fa.ptx.mbarrier import fence_mbarrier_init, mbarrier_arrive, mbarrier_init
 from numba_fa.ptx.memory import shared_address, st_shared_u32
 from numba_fa.ptx.tma import tensor_map
 from numba_fa.ptx.warp import make_setmaxnreg, warp_uniform
 from numba_fa.tile.layout import SWIZZLE_ALIGNMENT
-
-SIGNATURE = (*["tensor_map"] * 6, *["pointer"] * 2, *["int32"] * 6, "float32", "float32")
 
 
 def make_backward(key: DispatchKey) -> KernelSource:
@@ -42,7 +42,8 @@ def make_backward(key: DispatchKey) -> KernelSource:
 
     Its parameters: tensor maps of q, k, v, dO (boxes of block_m, block_n, block_n, block_m rows), of dK and dV (64 rows);
     pointers to LSE in base 2 and delta, float32 (batch, heads, tiles, 2, block_m), and to dQ's sums (batch, heads, tiles,
-    2, 64 * dq_columns), zeroed; heads, heads_kv, batch, seqlen_q, seqlen_k, seqlen_k - seqlen_q; scale * log2(e), scale.
+    2, 64 * dq_columns), zeroed; heads, heads_kv, batch, seqlen_q, seqlen_k; scale * log2(e), scale; the mask's launch
+    arguments.
     """
     shape = BackwardShape(key)
     program = make_program(key.mask, "none", device)
@@ -52,14 +53,13 @@ def make_backward(key: DispatchKey) -> KernelSource:
     STAGES, BARRIERS, ALIGN = key.stages, shape.barrier_offset, SWIZZLE_ALIGNMENT - 1
     shrink, grow = make_setmaxnreg(REGISTERS[0], "dec"), make_setmaxnreg(REGISTERS[1], "inc")
 
-    def backward_sm90(q, k, v, do, dk, dv, rows, dq, heads, heads_kv, batch, seqlen_q, seqlen_k, offset, scale_log2,
-                      scale):  # fmt: skip
+    def backward_sm90(q, k, v, do, dk, dv, rows, dq, heads, heads_kv, batch, seqlen_q, seqlen_k, scale_log2, scale,
+                      aux):  # fmt: skip
         memory = cuda.shared.array(0, uint8)
         base = int32((shared_address(memory) + ALIGN) & ~ALIGN)
         barriers = int32(base + BARRIERS)
         thread = int32(cuda.threadIdx.x)
         warpgroup = int32(warp_uniform(thread >> 7))
-        aux = (offset,)
         if thread == 0:
             mbarrier_init(barriers + K_FULL, 1)
             mbarrier_init(barriers + V_FULL, 1)
@@ -94,4 +94,4 @@ def make_backward(key: DispatchKey) -> KernelSource:
                     st_shared_u32(barriers + DQ_MESSAGE + 4 * consumer, END)
                 mbarrier_arrive(barriers + DQ_FULL + 8 * consumer)
 
-    return KernelSource(backward_sm90, SIGNATURE, shape.threads, shape.shared_bytes)
+    return KernelSource(backward_sm90, MAIN_SIGNATURE, shape.threads, shape.shared_bytes, tokens_of(key.mask, "none"))

@@ -1,0 +1,170 @@
+"""The Hopper backward from the host: its three kernels with their grids and arguments, and a plan that launches them."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from numba_fa.dispatch.device import Device
+from numba_fa.dispatch.key import DispatchKey
+from numba_fa.dispatch.variant import TensorMap
+from numba_fa.kernels.common.signatures import PREPROCESS_SIGNATURE
+from numba_fa.kernels.sm90.backward_shape import BackwardShape
+from numba_fa.problem.arrays import ArrayView
+from numba_fa.tile.layout import ATOM_COLUMNS, round_up
+
+_LOG2_E = math.log2(math.e)
+# head_dim up to -> block_m, block_n, stages
+TILES = {64: (128, 128, 2), 128: (64, 128, 2)}
+
+MAIN_SIGNATURE = (*["tensor_map"] * 6, *["pointer"] * 2, *["int32"] * 5, "float32", "float32")
+FINISH_SIGNATURE = ("tensor_map", "pointer", "int32", "float32")
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """A backward's arrays: q, k, v, out, dout and the results dq, dk, dv (batch, seqlen, heads, head_dim); lse and, if
+    the LSE has a gradient, dlse: float32 (batch, heads, seqlen_q), contiguous.
+
+    rows, sums: addresses of room for `rows_bytes` and `sums_bytes`, multiples of 16.
+    """
+
+    q: ArrayView
+    k: ArrayView
+    v: ArrayView
+    out: ArrayView
+    dout: ArrayView
+    lse: ArrayView
+    dq: ArrayView
+    dk: ArrayView
+    dv: ArrayView
+    rows: Any
+    sums: Any
+    dlse: ArrayView | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the backward's kernels. `name` is of its key's op; signature: of its own parameters."""
+
+    name: str
+    source: str
+    signature: tuple[str, ...]
+    grid: Callable[[Any, DispatchKey, Device], tuple[int, int, int]]
+    arguments: Callable[[Any, DispatchKey, Gradients], tuple[Any, ...]]
+    programmed: bool = False
+
+    def key(self, main: DispatchKey) -> DispatchKey:
+        """The key of this kernel beside the main kernel's; of the mask the others know nothing."""
+        mask = main.mask if self.programmed else "full"
+        return DispatchKey(self.name, "sm90", main.dtype, main.head_dim, mask, main.block_m, main.block_n, main.stages)
+
+    def factory(self) -> Callable[[DispatchKey], Any]:
+        """The function that makes the kernel for a key; imports the compiler."""
+        module, _, name = self.source.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+def main_key(dtype: str, head_dim: int, mask: str) -> DispatchKey:
+    """The main kernel's key with the tile for a head_dim."""
+    head_dim = round_up(head_dim, 16)
+    tile = next(tile for most, tile in TILES.items() if head_dim <= most)
+    return DispatchKey("bwd", "sm90", dtype, head_dim, mask, *tile)
+
+
+def tiles_of(problem: Any, key: DispatchKey) -> int:
+    """Tiles of queries, of all heads and batch indices."""
+    return problem.batch * problem.heads * -(-problem.seqlen_q // key.block_m)
+
+
+def rows_bytes(problem: Any, key: DispatchKey) -> int:
+    """Room for LSE and delta of every query, in float32."""
+    return tiles_of(problem, key) * 8 * key.block_m
+
+
+def sums_bytes(problem: Any, key: DispatchKey) -> int:
+    """Room for dQ in float32."""
+    return tiles_of(problem, key) * 2 * BackwardShape(key).dq_bytes
+
+
+def _query_grid(problem: Any, key: DispatchKey, halves: int) -> tuple[int, int, int]:
+    return (halves * -(-problem.seqlen_q // key.block_m), problem.heads, problem.batch)
+
+
+def _strides(view: ArrayView) -> tuple[int, ...]:
+    """Bytes from batch index to batch index, from position to position, from head to head."""
+    return tuple(view.strides[axis] * view.itemsize for axis in (0, 1, 2))
+
+
+def _preprocess(problem: Any, key: DispatchKey, arrays: Gradients) -> tuple[Any, ...]:
+    return (
+        arrays.out.pointer, arrays.dout.pointer, arrays.lse.pointer, arrays.dlse.pointer if arrays.dlse else 0,
+        arrays.rows, arrays.sums, *_strides(arrays.out), *_strides(arrays.dout), problem.heads, problem.seqlen_q,
+        problem.head_dim, 2 * BackwardShape(key).dq_bytes,
+    )  # fmt: skip
+
+
+def _main(problem: Any, key: DispatchKey, arrays: Gradients) -> tuple[Any, ...]:
+    boxes = [(arrays.q, key.block_m), (arrays.k, key.block_n), (arrays.v, key.block_n), (arrays.dout, key.block_m),
+             (arrays.dk, 64), (arrays.dv, 64)]  # fmt: skip
+    return (
+        *[TensorMap(view, rows, ATOM_COLUMNS) for view, rows in boxes], arrays.rows, arrays.sums, problem.heads,
+        problem.heads_kv, problem.batch, problem.seqlen_q, problem.seqlen_k, problem.scale * _LOG2_E, problem.scale,
+    )  # fmt: skip
+
+
+def _main_grid(problem: Any, key: DispatchKey, device: Device) -> tuple[int, int, int]:
+    """Persistent blocks, one an SM, where their work is even; else a block a tile of keys, which the hardware balances."""
+    blocks = -(-problem.seqlen_k // key.block_n) * problem.heads_kv * problem.batch
+    return (min(blocks, device.multiprocessors) if key.mask == "full" else blocks, 1, 1)
+
+
+def _finish(problem: Any, key: DispatchKey, arrays: Gradients) -> tuple[Any, ...]:
+    return TensorMap(arrays.dq, 64, ATOM_COLUMNS), arrays.sums, problem.heads, problem.scale
+
+
+STAGES = (
+    Stage("bwd_pre", "numba_fa.kernels.common.preprocess:make_preprocess", PREPROCESS_SIGNATURE,
+          lambda problem, key, device: _query_grid(problem, key, 1), _preprocess),
+    Stage("bwd", "numba_fa.kernels.sm90.backward:make_backward", MAIN_SIGNATURE, _main_grid, _main, programmed=True),
+    Stage("bwd_fin", "numba_fa.kernels.sm90.backward_finish:make_finish", FINISH_SIGNATURE,
+          lambda problem, key, device: _query_grid(problem, key, 2), _finish),
+)  # fmt: skip
+
+
+class BackwardPlan:
+    """The three kernels, compiled and loaded, for one problem (`problem/problem.py`) on one device."""
+
+    def __init__(self, problem: Any, device: Device, key: DispatchKey | None = None, grid: int | None = None) -> None:
+        """key: the main kernel's, the table's by default. grid: its blocks, as many as is best by default."""
+        from numba_fa.build.launch import make_launch
+        from numba_fa.build.loader import load
+        from numba_fa.problem.tokens import tokens_of
+
+        self.problem = problem
+        self.key = key or main_key(problem.dtype.name, problem.head_dim, problem.mask.name)
+        self._launches = []
+        for stage in STAGES:
+            stage_key = stage.key(self.key)
+            program = tokens_of(stage_key.mask, "none") if stage.programmed else ()
+            blocks = (grid, 1, 1) if grid and stage.name == "bwd" else stage.grid(problem, stage_key, device)
+            kernel: Any = load(stage_key, stage, device)  # type: ignore[arg-type]
+            self._launches.append((stage, stage_key, make_launch(kernel, stage.signature + program, blocks, device)))
+
+    @property
+    def rows_bytes(self) -> int:
+        return rows_bytes(self.problem, self.key)
+
+    @property
+    def sums_bytes(self) -> int:
+        return sums_bytes(self.problem, self.key)
+
+    def run(self, arrays: Gradients, stream: int, only: tuple[str, ...] = ()) -> None:
+        """Launch the kernels, or `only` those named, on a stream. Allocates no device memory."""
+        for stage, key, launch in self._launches:
+            if not only or stage.name in only:
+                arguments = stage.arguments(self.problem, key, arrays)
+                launch(arguments + self.problem.program_arguments if stage.programmed else arguments, stream)
