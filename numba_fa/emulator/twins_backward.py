@@ -1,8 +1,7 @@
-"""Twins of what the backward alone uses: `ptx/bulk.py`, `fragment_columns.py`, `wgmma_transposed.py`, `vector.py`, `order.py`."""
+"""Twins of what the backward alone uses: `ptx/` bulk, fragment_columns, order, vector and wgmma_transposed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from numba_fa.emulator.shared import IN_FLIGHT, UNFENCED, UNWRITTEN
 from numba_fa.emulator.tensor_core import Group, InFlight, half_to_float32, read_mn_major
 from numba_fa.emulator.threads import current
 from numba_fa.emulator.twins_fragment import _HALF, _NEG_INF, _TINY, _each_row, registers_of
-from numba_fa.emulator.twins_wgmma import _same, _start
+from numba_fa.emulator.twins_wgmma import Step, _same, _start
 
 QUAD_STEP = 2048
 
@@ -66,7 +65,7 @@ def store_quads(count: int, fragment: np.ndarray, address: int) -> None:
     shared.write_generic(numbers, pieces, np.full(numbers.shape, thread.index), "store_quads")
 
 
-def gemm_tt(n: int, steps: int, dtype: str, a_step: Callable[[int], int], b_step: Callable[[int], int], a: int, b: int) -> Any:
+def gemm_tt(n: int, steps: int, dtype: str, a_step: Step, b_step: Step, a: int, b: int) -> InFlight:
     """Start A^T @ B, both MN-major in shared memory."""
     thread = current()
     shared = thread.block.shared

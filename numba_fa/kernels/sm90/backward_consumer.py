@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from numba_fa.jit import cuda, device, int32, int64
+from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.backward_epilogue import make_backward_epilogue
 from numba_fa.kernels.sm90.backward_judge import make_judge_t
 from numba_fa.kernels.sm90.backward_producer import LAST, TILE, place
@@ -187,7 +187,8 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
                 mbarrier_arrive(barriers + KV_EMPTY)
             hand_over(dq, number, base, barriers, consumer, step)
             mbarrier_wait(barriers + DQ_EMPTY + 8 * consumer, step & 1)
-            tile_k, head_kv, index = locate(opaque(turn), count_tiles(seqlen_k), heads_kv)  # again: registers are dear in the loop
+            # Again: registers are dear in the loop.
+            tile_k, head_kv, index = locate(opaque(turn), count_tiles(seqlen_k), heads_kv)
             write_keys(dk_map, dv_map, dk, dv, base, consumer, tile_k, head_kv, index, scale)
             step = int32(step + 1)
             turn = int32(turn + cuda.gridDim.x)
