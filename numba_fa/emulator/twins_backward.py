@@ -132,6 +132,13 @@ def load_quads(count: int, address: int) -> np.ndarray:
     return np.concatenate(pieces)
 
 
+def add_quads(count: int, fragment: np.ndarray, address: int) -> None:
+    """16-byte pieces added to global memory, QUAD_STEP apart."""
+    pieces = np.asarray(fragment, np.float32).reshape(-1, 4)
+    for j, piece in enumerate(pieces):
+        _global(int(address) + QUAD_STEP * j, 16, "add_quads").view(np.float32)[...] += piece
+
+
 def store_zero(address: int) -> None:
     """16 bytes of zeros to global memory."""
     _global(int(address), 16, "store_zero")[...] = 0
@@ -202,5 +209,5 @@ def _global(address: int, size: int, what: str) -> np.ndarray:
 
 TWINS = (
     keep_from, column_exponential, column_gradient, stmatrix_words, store_quads, gemm_tt, bulk_load, bulk_reduce_add,
-    load_words, load_quads, store_zero, dot_words, ld_global_f32, warp_sync, counter_wait, counter_add,
+    load_words, load_quads, add_quads, store_zero, dot_words, ld_global_f32, warp_sync, counter_wait, counter_add,
 )  # fmt: skip

@@ -73,3 +73,16 @@ def make_dot(dtype: str) -> Any:
 
 # ld_global_f32(address) -> one float32 of what no kernel writes meanwhile
 ld_global_f32 = define(Op("ld_global_f32", "l", "ld.global.nc.f32 $0, [$1];", "f"))
+
+
+def make_add_quads(count: int) -> Any:
+    """add_quads(fragment, address): add to global memory, as 16-byte pieces 2048 bytes apart, in no order."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        values, address = unpack(builder, args[0]), cast(builder, args[1], "l")
+        for j in range(count // 4):
+            text = f"red.relaxed.gpu.global.add.v4.f32 [$0 + {2048 * j}], {{$1, $2, $3, $4}};"
+            assembly(builder, VOID, [address, *values[4 * j : 4 * j + 4]], text, "l,f,f,f,f,~{memory}", effects=True)
+        return context.get_dummy_value()
+
+    return make("add_quads", 2, lambda *_: types.void, generate, parameters=(count,))

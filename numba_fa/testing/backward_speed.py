@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", default=["cudnn", "fa2"], choices=["cudnn", "fa2"])
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--grid", action="store_true", help="also time one block a tile and persistent blocks")
+    parser.add_argument("--ops", nargs="*", default=[], help="also time these kinds of main kernel, such as bwd_red")
     parser.add_argument("--no-check", action="store_true")
     options = parser.parse_args()
     import torch
@@ -42,28 +44,38 @@ def main() -> None:
         errors = [_error(*shape, head_dim, mask, options.dtype) for shape in SHAPES]
         worst = [f"{max(each):.1e}" for each in zip(*errors)]
         print(f"check d{head_dim} {mask}: worst relative error of dq, dk, dv {' '.join(worst)}", flush=True)
+    for head_dim, mask in [] if options.no_check else cells:
+        for op in options.ops:
+            error = max(_error(*SHAPES[2], head_dim, mask, options.dtype, op))
+            print(f"check {op} d{head_dim} {mask}: worst relative error {error:.1e}", flush=True)
     grids = ["tiles", "persistent"] if options.grid else []
-    columns = ["cell", "seqlen", "numba_fa", *grids, *options.peers, "pre", "main", "finish", "over best"]
+    columns = ["cell", "seqlen", "numba_fa", *grids, *options.ops, *options.peers, "pre", "main", "finish", "over best"]
     print(f"| {' | '.join(columns)} |")
     for head_dim, mask in cells:
         for seqlen in options.seqlens:
             print(_row(head_dim, mask, seqlen, grids, options), flush=True)
 
 
-def prepare(q: Any, k: Any, v: Any, dout: Any, mask: str, grid: int | None = None) -> tuple[Any, dict[str, Any], Any]:
-    """(plan, its arrays by name, run(only=())) of a backward whose out and LSE the library's own forward makes."""
+def prepare(
+    q: Any, k: Any, v: Any, dout: Any, mask: str, grid: int | None = None, op: str = "bwd"
+) -> tuple[Any, dict[str, Any], Any]:
+    """(plan, its arrays by name, run(only=())) of a backward whose out and LSE the library's own forward makes.
+
+    op: which main kernel, as its key names it.
+    """
     import torch
 
     import numba_fa
     from numba_fa.adapters.arrays import library_of
     from numba_fa.dispatch.device import device_of
-    from numba_fa.kernels.sm90.backward_run import BackwardPlan, Gradients
+    from numba_fa.kernels.sm90.backward_run import BackwardPlan, Gradients, main_key
     from numba_fa.problem.problem import Problem
 
     out, lse = numba_fa.attention(q, k, v, mask=mask, return_lse=True)
     view = library_of(q).view
     problem = Problem.from_views(view(q), view(k), view(v), mask=mask)
-    plan = BackwardPlan(problem, device_of(problem.device), grid=grid)
+    key = replace(main_key(problem.dtype.name, problem.head_dim, problem.mask.name), op=op)
+    plan = BackwardPlan(problem, device_of(problem.device), key, grid)
     arrays = {name: torch.full_like(x, float("nan")) for name, x in (("dq", q), ("dk", k), ("dv", v))}
     arrays |= {
         "rows": torch.empty(plan.rows_bytes, dtype=torch.uint8, device="cuda"),
@@ -80,7 +92,8 @@ def prepare(q: Any, k: Any, v: Any, dout: Any, mask: str, grid: int | None = Non
 
 
 def _error(
-    batch: int, seqlen_q: int, seqlen_k: int, heads: int, heads_kv: int, head_dim: int, mask: str, dtype: str
+    batch: int, seqlen_q: int, seqlen_k: int, heads: int, heads_kv: int, head_dim: int, mask: str, dtype: str,
+    op: str = "bwd",
 ) -> list[float]:
     """Relative errors of dq, dk, dv against float32 autograd."""
     import torch
@@ -89,7 +102,7 @@ def _error(
     shapes = [(batch, n, h, head_dim) for n, h in ((seqlen_q, heads), (seqlen_k, heads_kv))]
     q, dout = (torch.randn(shapes[0], device="cuda", dtype=getattr(torch, dtype)) for _ in range(2))
     k, v = (torch.randn(shapes[1], device="cuda", dtype=getattr(torch, dtype)) for _ in range(2))
-    _, arrays, run = prepare(q, k, v, dout, mask)
+    _, arrays, run = prepare(q, k, v, dout, mask, op=op)
     run()
     leaves = [x.float().requires_grad_() for x in (q, k, v)]
     group = heads // heads_kv
@@ -119,6 +132,7 @@ def _row(head_dim: int, mask: str, seqlen: int, grids: list[str], options: Any) 
     for name in grids:
         blocks = tiles if name == "tiles" else min(tiles, torch.cuda.get_device_properties(0).multi_processor_count)
         functions[name] = prepare(q, k, v, dout, mask, blocks)[2]
+    functions |= {op: prepare(q, k, v, dout, mask, op=op)[2] for op in options.ops}
     functions |= {peer: _peer(peer, q, k, v, dout, mask) for peer in options.peers}
     for name in ("bwd_pre", "bwd", "bwd_fin"):
         functions[name] = lambda name=name: run((name,))  # type: ignore[misc]
@@ -126,7 +140,7 @@ def _row(head_dim: int, mask: str, seqlen: int, grids: list[str], options: Any) 
     flops = 2.5 * forward_flops(batch, heads, seqlen, seqlen, head_dim, head_dim, causal=mask == "causal")
     rates = {name: flops / time / 1e9 for name, time in times.items()}
     best = max((rates[peer] for peer in options.peers), default=rates["numba_fa"])
-    cells = [f"{rates[name]:.0f}" for name in ("numba_fa", *grids, *options.peers)]
+    cells = [f"{rates[name]:.0f}" for name in ("numba_fa", *grids, *options.ops, *options.peers)]
     cells += [f"{times[name] * 1e3:.0f}" + (f" ({rates[name]:.0f})" if name == "bwd" else "") for name in
               ("bwd_pre", "bwd", "bwd_fin")]  # fmt: skip
     return f"| d{head_dim} {mask} | {seqlen} | " + " | ".join(cells) + f" | {rates['numba_fa'] / best:.3f} |"

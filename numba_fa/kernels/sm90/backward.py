@@ -87,7 +87,7 @@ def make_backward(key: DispatchKey) -> KernelSource:
         else:
             grow()
             consumer = int32(warpgroup - 1)
-            consume(tensor_map(dk), tensor_map(dv), base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k,
+            consume(tensor_map(dk), tensor_map(dv), int64(dq), base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k,
                     scale_log2, scale, aux)  # fmt: skip
             if thread & 31 == 0:
                 if thread & 127 == 0:

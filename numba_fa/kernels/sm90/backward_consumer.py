@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from numba_fa.jit import cuda, device, int32
+from numba_fa.jit import cuda, device, int32, int64
 from numba_fa.kernels.sm90.backward_epilogue import make_backward_epilogue
 from numba_fa.kernels.sm90.backward_judge import make_judge_t
 from numba_fa.kernels.sm90.backward_producer import LAST, TILE, place
@@ -35,6 +35,7 @@ from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
 from numba_fa.ptx.memory import ld_shared_u32, st_shared_u32
 from numba_fa.ptx.order import warp_sync
 from numba_fa.ptx.tma import fence_proxy_async
+from numba_fa.ptx.vector import make_add_quads
 from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_wait
 from numba_fa.ptx.wgmma_transposed import make_gemm_tt
 from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
@@ -43,7 +44,7 @@ WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
 
 
 def make_backward_consumer(shape: BackwardShape) -> Any:
-    """consume(dk, dv, base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k, scale_log2, scale, aux).
+    """consume(dk, dv, sums, base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k, scale_log2, scale, aux).
 
     Step by step of the ring it starts S^T = K Q^T and dP^T = V dO^T, makes P^T while dP^T runs and dS^T while
     dV += P^T dO runs, and hands dS to both consumers. The product dQ = dS K is of the step before, so that neither
@@ -51,7 +52,7 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
     """
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES, HEAD_DIM = key.block_m, key.block_n, key.stages, key.head_dim
-    HEADS = False  # whether the mask asks for the head
+    DIRECT, HEADS = shape.direct, False  # whether the mask asks for the head
     SCORES, OUTPUTS, DQ = BLOCK_M // 2, HEAD_DIM // 2, shape.dq_columns // 2
     Q_ATOM, KV_ATOM, DS_ATOM = shape.q_atom, shape.kv_atom, BLOCK_N * 128
     V_OFFSET, Q_OFFSET, DO_OFFSET, DS_OFFSET = shape.v_offset, shape.q_offset, shape.do_offset, shape.ds_offset
@@ -73,7 +74,7 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
     exponential, gradient, pack = (
         make_column_exponential(SCORES), make_column_gradient(SCORES), make_pack(SCORES, key.dtype)
     )  # fmt: skip
-    store_ds, store_quads = make_stmatrix_words(SCORES // 2), make_store_quads(DQ)
+    store_ds, store_quads, add_quads = make_stmatrix_words(SCORES // 2), make_store_quads(DQ), make_add_quads(DQ)
     zeros, judge_t, locate = make_zeros(OUTPUTS), make_judge_t(SCORES, key.mask), device(place)
     write_keys = make_backward_epilogue(shape)
 
@@ -131,12 +132,15 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
         return gemm_queries(queries + np.int64(buffer) * DS_STEP, keys)
 
     @device
-    def hand_over(dq, tile, base, barriers, consumer, step):
-        """Leave this step's half tile of dQ, product done, to the writer; dS may be overwritten."""
+    def hand_over(dq, tile, sums, base, barriers, consumer, step):
+        """Leave this step's half tile of dQ, product done, to the writer, or add it up; dS may be overwritten."""
         thread = opaque(cuda.threadIdx.x) & 127
         lane_0 = thread & 31 == 0
         if lane_0:
             mbarrier_arrive(barriers + DS_EMPTY + 8 * (step & 1))
+        if DIRECT:
+            add_quads(dq, sums + (int64(tile) * 2 + consumer) * DQ_BYTES + thread * 16)
+            return
         mbarrier_wait(barriers + DQ_EMPTY + 8 * consumer, step & 1 ^ 1)
         store_quads(dq, base + DQ_OFFSET + consumer * DQ_BYTES + thread * 16)
         if thread == 0:
@@ -147,7 +151,7 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
             mbarrier_arrive(barriers + DQ_FULL + 8 * consumer)
 
     @device
-    def consume(dk_map, dv_map, base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k, scale_log2, scale, aux):
+    def consume(dk_map, dv_map, sums, base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k, scale_log2, scale, aux):
         thread = int32(cuda.threadIdx.x & 127)
         lane_0 = thread & 31 == 0
         columns = Q_COLUMNS | np.int64(((base + Q_OFFSET) & 0x3FFFF) >> 4)
@@ -176,7 +180,7 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
                                                scale_log2, aux)  # fmt: skip
                 dq = begin_dq(base, barriers, consumer, step - 1)
                 dk = gemm_keys(dk, ds, columns + np.int64(step % STAGES) * Q_STEP)
-                hand_over(wait_dq(dq), tile, base, barriers, consumer, step - 1)
+                hand_over(wait_dq(dq), tile, sums, base, barriers, consumer, step - 1)
                 dv = wait_keys(dv)
                 dk = wait_keys(dk)
             dq = wait_dq_last(begin_dq(base, barriers, consumer, step))
@@ -185,8 +189,9 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
                 mbarrier_arrive(slot + EMPTY)
                 mbarrier_arrive(slot + SECOND + EMPTY)
                 mbarrier_arrive(barriers + KV_EMPTY)
-            hand_over(dq, number, base, barriers, consumer, step)
-            mbarrier_wait(barriers + DQ_EMPTY + 8 * consumer, step & 1)
+            hand_over(dq, number, sums, base, barriers, consumer, step)
+            if not DIRECT:
+                mbarrier_wait(barriers + DQ_EMPTY + 8 * consumer, step & 1)
             # Again: registers are dear in the loop.
             tile_k, head_kv, index = locate(opaque(turn), count_tiles(seqlen_k), heads_kv)
             write_keys(dk_map, dv_map, dk, dv, base, consumer, tile_k, head_kv, index, scale)

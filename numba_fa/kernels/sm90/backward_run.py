@@ -59,8 +59,8 @@ class Stage:
 
     def key(self, main: DispatchKey) -> DispatchKey:
         """The key of this kernel beside the main kernel's; of the mask the others know nothing."""
-        mask = main.mask if self.programmed else "full"
-        return DispatchKey(self.name, "sm90", main.dtype, main.head_dim, mask, main.block_m, main.block_n, main.stages)
+        name, mask = (main.op, main.mask) if self.programmed else (self.name, "full")
+        return DispatchKey(name, "sm90", main.dtype, main.head_dim, mask, main.block_m, main.block_n, main.stages)
 
     def factory(self) -> Callable[[DispatchKey], Any]:
         """The function that makes the kernel for a key; imports the compiler."""

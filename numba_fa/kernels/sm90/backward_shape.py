@@ -46,6 +46,11 @@ class BackwardShape:
         return self.key.head_dim if self.by_rows else 64 * self.atoms // 2
 
     @property
+    def direct(self) -> bool:
+        """Whether the consumers add dQ to global memory themselves, from registers."""
+        return self.key.op == "bwd_red"
+
+    @property
     def dq_bytes(self) -> int:
         """Half a tile of dQ, in float32."""
         return 64 * self.dq_columns * 4
