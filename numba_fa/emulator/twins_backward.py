@@ -65,6 +65,20 @@ def store_quads(count: int, fragment: np.ndarray, address: int) -> None:
     shared.write_generic(numbers, pieces, np.full(numbers.shape, thread.index), "store_quads")
 
 
+def share_words(count: int, words: np.ndarray, address: int) -> None:
+    """Packed registers to shared memory, in 16-byte pieces."""
+    store_quads(count, np.asarray(words, np.uint32).view(np.float32), address)
+
+
+def shared_values(count: int, dtype: str, address: int) -> np.ndarray:
+    """What `share_words` left, widened; HazardError where nobody wrote it."""
+    shared = current().block.shared
+    numbers = shared.numbers(int(address) + QUAD_STEP * np.arange(count // 8), "shared_values")
+    if np.isin(shared.chunk_state[numbers], (UNWRITTEN, IN_FLIGHT)).any():
+        raise HazardError("packed values are read that are unwritten or in flight")
+    return shared.chunks[numbers].reshape(-1).view(_HALF[dtype]).astype(np.float32)
+
+
 def gemm_tt(n: int, steps: int, dtype: str, a_step: Step, b_step: Step, a: int, b: int) -> InFlight:
     """Start A^T @ B, both MN-major in shared memory."""
     thread = current()
@@ -208,6 +222,7 @@ def _global(address: int, size: int, what: str) -> np.ndarray:
 
 
 TWINS = (
-    keep_from, column_exponential, column_gradient, stmatrix_words, store_quads, gemm_tt, bulk_load, bulk_reduce_add,
+    keep_from, column_exponential, column_gradient, stmatrix_words, store_quads, share_words, shared_values,
+    gemm_tt, bulk_load, bulk_reduce_add,
     load_words, load_quads, add_quads, store_zero, dot_words, ld_global_f32, warp_sync, counter_wait, counter_add,
 )  # fmt: skip

@@ -12,6 +12,7 @@ from numba.cuda import types
 
 from numba_fa.ptx.core import F32, I32, VOID, assembly, cast, floats, ir, make, pack, unpack
 from numba_fa.ptx.fragment import column_of, row_of
+from numba_fa.ptx.vector import SPLIT
 
 
 def make_keep_from(count: int) -> Any:
@@ -98,6 +99,37 @@ def make_store_quads(count: int) -> Any:
         return context.get_dummy_value()
 
     return make("store_quads", 2, lambda *_: types.void, generate, parameters=(count,))
+
+
+def make_share_words(count: int) -> Any:
+    """share_words(words, address): `count` packed registers to shared memory, laid out as by `store_quads`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        values, address = unpack(builder, args[0]), cast(builder, args[1], "r")
+        for j in range(count // 4):
+            text = f"st.shared.v4.b32 [$0 + {QUAD_STEP * j}], {{$1, $2, $3, $4}};"
+            assembly(builder, VOID, [address, *values[4 * j : 4 * j + 4]], text, "r,r,r,r,r,~{memory}", effects=True)
+        return context.get_dummy_value()
+
+    return make("share_words", 2, lambda *_: types.void, generate, parameters=(count,))
+
+
+def make_shared_values(count: int, dtype: str) -> Any:
+    """shared_values(address) -> fragment of `count` from the count // 2 words that `share_words` left there."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address, values = cast(builder, args[0], "r"), []
+        result, pair = ir.LiteralStructType([I32] * 4), ir.LiteralStructType([F32, F32])
+        for j in range(count // 8):
+            text = f"ld.shared.v4.b32 {{$0, $1, $2, $3}}, [$4 + {QUAD_STEP * j}];"
+            loaded = assembly(builder, result, [address], text, "=r,=r,=r,=r,r,~{memory}", effects=True)
+            for i in range(4):
+                word = builder.extract_value(loaded, i)
+                both = assembly(builder, pair, [word], SPLIT[dtype], "=f,=f,r", effects=False)
+                values += [builder.extract_value(both, half) for half in range(2)]
+        return pack(context, builder, signature.return_type, values)
+
+    return make("shared_values", 1, lambda _: floats(count), generate, parameters=(count, dtype))
 
 
 # From one 16-byte piece of a thread to its next: 128 threads of 16 bytes.

@@ -9,7 +9,7 @@ from numba.cuda import types
 from numba_fa.ptx.core import F32, I32, VOID, Op, assembly, cast, define, floats, ir, make, pack, unpack, words
 
 _LOAD = "ld.global.nc.L1::no_allocate.v4.b32 {$0, $1, $2, $3}, [$4];"
-_SPLIT = {  # a word -> two float32, the lower half first
+SPLIT = {  # a word -> two float32, the lower half first
     "fp16": "{\n.reg .b16 a, b;\nmov.b32 {a, b}, $2;\ncvt.f32.f16 $0, a;\ncvt.f32.f16 $1, b;\n}",
     "bf16": "shl.b32 $0, $2, 16;\nand.b32 $1, $2, 0xffff0000;",
 }
@@ -58,7 +58,7 @@ def make_dot(dtype: str) -> Any:
         if dtype == "fp32":
             return [builder.bitcast(word, F32)]
         result = ir.LiteralStructType([F32, F32])
-        pair = assembly(builder, result, [word], _SPLIT[dtype], "=f,=f,r", effects=False)
+        pair = assembly(builder, result, [word], SPLIT[dtype], "=f,=f,r", effects=False)
         return [builder.extract_value(pair, i) for i in range(2)]
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:

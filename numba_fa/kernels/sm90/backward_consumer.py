@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from numba_fa.jit import cuda, device, int32, int64
-from numba_fa.kernels.sm90.backward_epilogue import make_backward_epilogue
+from numba_fa.kernels.sm90.backward_epilogue import make_write_keys
 from numba_fa.kernels.sm90.backward_judge import make_judge_t
 from numba_fa.kernels.sm90.backward_producer import LAST, TILE, place
 from numba_fa.kernels.sm90.backward_shape import (
@@ -23,7 +23,7 @@ from numba_fa.kernels.sm90.backward_shape import (
     V_FULL,
     BackwardShape,
 )
-from numba_fa.ptx.fragment import make_pack, make_zeros
+from numba_fa.ptx.fragment import make_pack, make_scale_rows, make_zeros
 from numba_fa.ptx.fragment_columns import (
     make_column_exponential,
     make_column_gradient,
@@ -53,11 +53,11 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES, HEAD_DIM = key.block_m, key.block_n, key.stages, key.head_dim
     DIRECT, HEADS = shape.direct, False  # whether the mask asks for the head
-    SCORES, OUTPUTS, DQ = BLOCK_M // 2, HEAD_DIM // 2, shape.dq_columns // 2
+    SCORES, OUTPUTS, DQ = BLOCK_M // 2, HEAD_DIM // 2, shape.dq_columns[0] // 2
     Q_ATOM, KV_ATOM, DS_ATOM = shape.q_atom, shape.kv_atom, BLOCK_N * 128
     V_OFFSET, Q_OFFSET, DO_OFFSET, DS_OFFSET = shape.v_offset, shape.q_offset, shape.do_offset, shape.ds_offset
     LSE_OFFSET, DELTA_OFFSET, ROW_BYTES = shape.lse_offset, shape.delta_offset, shape.row_bytes
-    DS_BYTES, DQ_BYTES, DQ_OFFSET, MESSAGES = shape.ds_bytes, shape.dq_bytes, shape.dq_offset, shape.message_offset
+    DS_BYTES, DQ_BYTES, DQ_OFFSET, MESSAGES = shape.ds_bytes, shape.dq_bytes[0], shape.dq_offset, shape.message_offset
     Q_STEP, DS_STEP = np.int64(shape.q_bytes >> 4), np.int64(DS_BYTES >> 4)
     # Where a consumer's half of dQ begins in dS (queries) and in K (columns).
     DS_HALF, K_HALF = (DS_ATOM, 0) if shape.by_rows else (0, KV_ATOM * (shape.atoms // 2))
@@ -68,15 +68,15 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
         BLOCK_M, HEAD_DIM // 16, operand, lambda k: k_major_step(k, KV_ATOM), lambda k: k_major_step(k, Q_ATOM)
     )
     gemm_keys = make_gemm_rs(HEAD_DIM, BLOCK_M // 16, operand, mn_major_step)
-    gemm_queries = make_gemm_tt(shape.dq_columns, BLOCK_N // 16, operand, mn_major_step, mn_major_step)
+    gemm_queries = make_gemm_tt(shape.dq_columns[0], BLOCK_N // 16, operand, mn_major_step, mn_major_step)
     wait_scores, wait_dq, wait_dq_last = make_wait(SCORES, 1), make_wait(DQ, 1), make_wait(DQ, 0)
     wait_keys = make_wait(OUTPUTS, 0)
     exponential, gradient, pack = (
         make_column_exponential(SCORES), make_column_gradient(SCORES), make_pack(SCORES, key.dtype)
     )  # fmt: skip
     store_ds, store_quads, add_quads = make_stmatrix_words(SCORES // 2), make_store_quads(DQ), make_add_quads(DQ)
-    zeros, judge_t, locate = make_zeros(OUTPUTS), make_judge_t(SCORES, key.mask), device(place)
-    write_keys = make_backward_epilogue(shape)
+    zeros, scale_rows, write_keys = make_zeros(OUTPUTS), make_scale_rows(OUTPUTS), make_write_keys(shape)
+    judge_t, locate = make_judge_t(SCORES, key.mask), device(place)
 
     @device
     def count_tiles(seqlen_k):
@@ -194,7 +194,10 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
                 mbarrier_wait(barriers + DQ_EMPTY + 8 * consumer, step & 1)
             # Again: registers are dear in the loop.
             tile_k, head_kv, index = locate(opaque(turn), count_tiles(seqlen_k), heads_kv)
-            write_keys(dk_map, dv_map, dk, dv, base, consumer, tile_k, head_kv, index, scale)
+            room = int32(base + DQ_OFFSET + consumer * DQ_BYTES)
+            kv_first = int32(tile_k * BLOCK_N + consumer * 64)
+            write_keys(dv_map, dv, room, consumer, kv_first, head_kv, index)
+            write_keys(dk_map, scale_rows(dk, scale, scale), room, consumer, kv_first, head_kv, index)
             step = int32(step + 1)
             turn = int32(turn + cuda.gridDim.x)
 

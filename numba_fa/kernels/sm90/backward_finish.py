@@ -1,7 +1,9 @@
 """After the Hopper backward: dQ from its float32 sums, scaled and rounded, by TMA, which clips queries past the end."""
 
+from typing import Any
+
 from numba_fa.dispatch.key import DispatchKey
-from numba_fa.jit import KernelSource, cuda, int32, int64, uint8
+from numba_fa.jit import KernelSource, cuda, device, int32, int64, uint8
 from numba_fa.kernels.sm90.backward_run import FINISH_SIGNATURE
 from numba_fa.kernels.sm90.backward_shape import BackwardShape
 from numba_fa.ptx.fragment import make_scale_rows, make_stmatrix
@@ -19,31 +21,45 @@ def make_finish(key: DispatchKey) -> KernelSource:
     Its parameters: tensor map of dQ (64 rows); pointer to the sums; heads; scale.
     """
     shape = BackwardShape(key)
-    BLOCK_M, COLUMNS, BY_ROWS, ALIGN = key.block_m, shape.dq_columns, shape.by_rows, SWIZZLE_ALIGNMENT - 1
-    ATOMS, BYTES = -(-COLUMNS // 64), shape.dq_bytes
-    load_quads, scale_rows, stmatrix = (
-        make_load_quads(COLUMNS // 2), make_scale_rows(COLUMNS // 2), make_stmatrix(COLUMNS // 2, key.dtype)
-    )  # fmt: skip
+    BLOCK_M, BY_ROWS, ALIGN, (FIRST, SECOND) = key.block_m, shape.by_rows, SWIZZLE_ALIGNMENT - 1, shape.dq_bytes
+    write_first, write_second = (_make_write(columns, key.dtype) for columns in shape.dq_columns)
+    ATOMS, COLUMN = -(-max(shape.dq_columns) // 64), 0 if BY_ROWS else shape.dq_columns[0]
 
     def finish_sm90(dq, sums, heads, scale):
         memory = cuda.shared.array(0, uint8)
         room = int32((shared_address(memory) + ALIGN) & ~ALIGN)
+        head, index = int32(cuda.blockIdx.y), int32(cuda.blockIdx.z)
+        tile, part = int32(cuda.blockIdx.x >> 1), int32(cuda.blockIdx.x & 1)
+        source = sums + (int64(index * heads + head) * (cuda.gridDim.x >> 1) + tile) * (FIRST + SECOND)
+        first = tile * BLOCK_M
+        if part == 0:
+            write_first(tensor_map(dq), source, room, 0, first, head, index, scale)
+        elif BY_ROWS:
+            write_second(tensor_map(dq), source + FIRST, room, 0, first + 64, head, index, scale)
+        else:
+            write_second(tensor_map(dq), source + FIRST, room, COLUMN, first, head, index, scale)
+
+    return KernelSource(finish_sm90, FINISH_SIGNATURE, 128, SWIZZLE_ALIGNMENT + _ATOM * ATOMS)
+
+
+def _make_write(columns: int, dtype: str) -> Any:
+    """write(tensor, source, room, column, row, head, index, scale): 64 rows x `columns` of dQ."""
+    COUNT, ATOMS = columns // 2, -(-columns // 64)
+    load_quads, scale_rows, stmatrix = make_load_quads(COUNT), make_scale_rows(COUNT), make_stmatrix(COUNT, dtype)
+
+    @device
+    def write(tensor, source, room, column, row, head, index, scale):
         thread = int32(cuda.threadIdx.x)
         lane = thread & 31
-        half, head, index = int32(cuda.blockIdx.x), int32(cuda.blockIdx.y), int32(cuda.blockIdx.z)
-        number = int64(index * heads + head) * cuda.gridDim.x + half
-        fragment = scale_rows(load_quads(sums + number * BYTES + thread * 16), scale, scale)
-        row = (thread >> 5) * 16 + ((lane >> 3) & 1) * 8 + (lane & 7)
-        stmatrix(fragment, room + row * 128, _ATOM, row & 7, lane >> 4)
+        fragment = scale_rows(load_quads(source + thread * 16), scale, scale)
+        place = (thread >> 5) * 16 + ((lane >> 3) & 1) * 8 + (lane & 7)
+        stmatrix(fragment, room + place * 128, _ATOM, place & 7, lane >> 4)
         fence_proxy_async()
         cuda.syncthreads()
         if thread == 0:
-            second = half & 1
-            first = (half >> 1) * BLOCK_M + (second * 64 if BY_ROWS else 0)
-            column = 0 if BY_ROWS else second * COLUMNS
             for atom in range(ATOMS):
-                tma_store(tensor_map(dq), room + atom * _ATOM, column + 64 * atom, first, head, index)
+                tma_store(tensor, room + atom * _ATOM, column + 64 * atom, row, head, index)
             bulk_commit_group()
             bulk_wait_group()
 
-    return KernelSource(finish_sm90, FINISH_SIGNATURE, 128, SWIZZLE_ALIGNMENT + 64 * 128 * ATOMS)
+    return write

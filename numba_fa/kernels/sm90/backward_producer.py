@@ -35,6 +35,7 @@ def make_backward_producer(shape: BackwardShape, program: Program) -> Any:
     )  # fmt: skip
     V_OFFSET, Q_OFFSET, DO_OFFSET = shape.v_offset, shape.q_offset, shape.do_offset
     LSE_OFFSET, DELTA_OFFSET, MESSAGES = shape.lse_offset, shape.delta_offset, shape.message_offset
+    CONSUMERS = BLOCK_N // 64  # that own keys of their own
     LOG_M = BLOCK_M.bit_length() - 1
     EVERY, CAUSAL = program.full, key.mask == "causal"
     reach, whole, locate = program.reach, program.whole, device(place)
@@ -43,7 +44,7 @@ def make_backward_producer(shape: BackwardShape, program: Program) -> Any:
     def to_mask(index, head, first, last, start, seqlen_k, aux):
         """One bit a consumer: whether one of the queries may not see a key of its 64."""
         bits = int32(0)
-        for c in range(2):
+        for c in range(CONSUMERS):
             top = int32(start + 64 * c)
             if top + 64 > seqlen_k or not whole(index, head, first, last, top, top + 63, aux):
                 bits |= int32(1 << c)

@@ -87,7 +87,7 @@ def rows_bytes(problem: Any, key: DispatchKey) -> int:
 
 def sums_bytes(problem: Any, key: DispatchKey) -> int:
     """Room for dQ in float32."""
-    return tiles_of(problem, key) * 2 * BackwardShape(key).dq_bytes
+    return tiles_of(problem, key) * sum(BackwardShape(key).dq_bytes)
 
 
 def _query_grid(problem: Any, key: DispatchKey, halves: int) -> tuple[int, int, int]:
@@ -103,7 +103,7 @@ def _preprocess(problem: Any, key: DispatchKey, arrays: Gradients) -> tuple[Any,
     return (
         arrays.out.pointer, arrays.dout.pointer, arrays.lse.pointer, arrays.dlse.pointer if arrays.dlse else 0,
         arrays.rows, arrays.sums, *_strides(arrays.out), *_strides(arrays.dout), problem.heads, problem.seqlen_q,
-        problem.head_dim, 2 * BackwardShape(key).dq_bytes,
+        problem.head_dim, sum(BackwardShape(key).dq_bytes),
     )  # fmt: skip
 
 

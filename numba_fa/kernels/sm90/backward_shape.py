@@ -1,4 +1,4 @@
-"""Shapes of the Hopper backward for head_dim up to 128: everything that follows from a dispatch key by arithmetic."""
+"""Shapes of the Hopper backward: everything that follows from a dispatch key by arithmetic."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ REGISTERS = (32, 240)
 
 # Barriers, in bytes from their start. Of two slots or consumers the second lies 8 bytes on. Ring slots hold Q first and
 # dO second, each with a FULL and an EMPTY. A message comes with each slot, and one word with each consumer's dQ.
-K_FULL, V_FULL, KV_EMPTY, DS_FULL, DS_EMPTY, DQ_FULL, DQ_EMPTY, DQ_MESSAGE, RING = 0, 8, 16, 24, 40, 56, 72, 88, 96
+K_FULL, V_FULL, KV_EMPTY, DS_FULL, DS_EMPTY, DQ_FULL, DQ_EMPTY, DQ_MESSAGE = 0, 8, 16, 24, 40, 56, 72, 88
+P_FULL, P_EMPTY, RING = 96, 104, 112
 SLOT, SECOND, EMPTY = 32, 8, 16
 
 
@@ -20,8 +21,9 @@ SLOT, SECOND, EMPTY = 32, 8, 16
 class BackwardShape:
     """Sizes and shared-memory offsets, in bytes unless named otherwise.
 
-    Two consumers own 64 keys each, dK and dV of them in registers. A tile of dQ is two halves, one a consumer: 64 queries
-    each where block_m is 128, else 64 columns each of the same 64 queries.
+    Up to head_dim 128 two consumers own 64 keys each, dK and dV of them in registers (`backward_consumer.py`). Beyond, a
+    block has 64 keys, one consumer their dV, the other their dK (`backward_split.py`). A tile of dQ is two parts, one a
+    consumer: 64 queries each where block_m is 128, else some of the columns of the same 64 queries.
     """
 
     key: DispatchKey
@@ -31,29 +33,40 @@ class BackwardShape:
         return 384
 
     @property
+    def split(self) -> bool:
+        """Whether dV and dK are different consumers'."""
+        return self.key.head_dim > 128
+
+    @property
+    def direct(self) -> bool:
+        """Whether the consumers add dQ to global memory themselves, from registers: there is no room to leave it in."""
+        return self.split or self.key.op == "bwd_red"
+
+    @property
     def atoms(self) -> int:
         """64-column swizzle atoms side by side in a row of head_dim."""
         return round_up(self.key.head_dim, ATOM_COLUMNS) // ATOM_COLUMNS
 
     @property
     def by_rows(self) -> bool:
-        """Whether the consumers' halves of dQ are rows of the tile, not columns."""
+        """Whether the consumers' parts of dQ are rows of the tile, not columns."""
         return self.key.block_m == 128
 
     @property
-    def dq_columns(self) -> int:
-        """Columns of half a tile of dQ; its rows are 64."""
-        return self.key.head_dim if self.by_rows else 64 * self.atoms // 2
+    def dq_columns(self) -> tuple[int, int]:
+        """Columns of each part of a tile of dQ; its rows are 64. Parts begin at atoms."""
+        if self.by_rows:
+            return (self.key.head_dim, self.key.head_dim)
+        if self.split:
+            first = ATOM_COLUMNS * (self.atoms // 2)
+            return (first, self.key.head_dim - first)
+        return (ATOM_COLUMNS * self.atoms // 2,) * 2
 
     @property
-    def direct(self) -> bool:
-        """Whether the consumers add dQ to global memory themselves, from registers."""
-        return self.key.op == "bwd_red"
-
-    @property
-    def dq_bytes(self) -> int:
-        """Half a tile of dQ, in float32."""
-        return 64 * self.dq_columns * 4
+    def dq_bytes(self) -> tuple[int, int]:
+        """Each part of a tile of dQ, in float32."""
+        first, second = self.dq_columns
+        return 256 * first, 256 * second
 
     @property
     def q_atom(self) -> int:
@@ -78,6 +91,11 @@ class BackwardShape:
         return self.key.block_n * self.key.block_m * 2
 
     @property
+    def p_bytes(self) -> int:
+        """P, handed from one consumer to the other."""
+        return self.ds_bytes if self.split else 0
+
+    @property
     def row_bytes(self) -> int:
         """LSE, or delta, of one tile of queries."""
         return self.key.block_m * 4
@@ -100,11 +118,16 @@ class BackwardShape:
 
     @property
     def dq_offset(self) -> int:
+        """Room for dQ, and for dK and dV at the end; a split kernel has none, and uses that of K and V at the end."""
         return self.ds_offset + 2 * self.ds_bytes
 
     @property
+    def p_offset(self) -> int:
+        return self.dq_offset + (0 if self.split else sum(self.dq_bytes))
+
+    @property
     def lse_offset(self) -> int:
-        return self.dq_offset + 2 * self.dq_bytes
+        return self.p_offset + self.p_bytes
 
     @property
     def delta_offset(self) -> int:

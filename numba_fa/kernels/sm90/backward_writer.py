@@ -14,7 +14,7 @@ END = -1
 
 def make_backward_writer(shape: BackwardShape) -> Any:
     """write_queries(dq, base, barriers, consumer): until the message END."""
-    DQ_OFFSET, DQ_BYTES = shape.dq_offset, shape.dq_bytes
+    DQ_OFFSET, DQ_BYTES = shape.dq_offset, shape.dq_bytes[0]
 
     @device
     def write_queries(dq, base, barriers, consumer):
