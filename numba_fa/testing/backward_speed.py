@@ -24,7 +24,7 @@ SHAPES = ((2, 256, 256, 2, 2), (1, 1024, 1024, 3, 3), (2, 333, 517, 4, 2), (1, 3
 def main() -> None:
     """Check, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--head-dims", type=int, nargs="*", default=[64, 128])
+    parser.add_argument("--head-dims", type=int, nargs="*", default=[64, 128, 256])
     parser.add_argument("--masks", nargs="*", default=["full", "causal"], choices=["full", "causal"])
     parser.add_argument("--seqlens", type=int, nargs="*", default=[2048, 8192])
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"])

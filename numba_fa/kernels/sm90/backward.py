@@ -21,6 +21,8 @@ from numba_fa.kernels.sm90.backward_shape import (
     EMPTY,
     K_FULL,
     KV_EMPTY,
+    P_EMPTY,
+    P_FULL,
     REGISTERS,
     RING,
     SECOND,
@@ -28,6 +30,7 @@ from numba_fa.kernels.sm90.backward_shape import (
     V_FULL,
     BackwardShape,
 )
+from numba_fa.kernels.sm90.backward_split import make_split_consumers
 from numba_fa.kernels.sm90.backward_writer import END, make_backward_writer
 from numba_fa.problem.tokens import tokens_of
 from numba_fa.ptx.mbarrier import fence_mbarrier_init, mbarrier_arrive, mbarrier_init
@@ -38,7 +41,7 @@ from numba_fa.tile.layout import SWIZZLE_ALIGNMENT
 
 
 def make_backward(key: DispatchKey) -> KernelSource:
-    """The backward's main kernel for `key`, of head_dim up to 128.
+    """The backward's main kernel for `key`.
 
     Its parameters: tensor maps of q, k, v, dO (boxes of block_m, block_n, block_n, block_m rows), of dK and dV (64 rows);
     pointers to LSE in base 2 and delta, float32 (batch, heads, tiles, 2, block_m), and to dQ's sums (batch, heads, tiles,
@@ -47,9 +50,14 @@ def make_backward(key: DispatchKey) -> KernelSource:
     """
     shape = BackwardShape(key)
     program = make_program(key.mask, "none", device)
-    produce, consume, write_queries = (
-        make_backward_producer(shape, program), make_backward_consumer(shape), make_backward_writer(shape)
-    )  # fmt: skip
+    produce = make_backward_producer(shape, program)
+    SPLIT, STAGED, DS_WARPS = shape.split, not shape.direct, 4 if shape.split else 8
+    if SPLIT:
+        consume_values, consume_keys = make_split_consumers(shape)
+        consume = write_queries = None
+    else:
+        consume, write_queries = make_backward_consumer(shape), make_backward_writer(shape)
+        consume_values = consume_keys = None
     STAGES, BARRIERS, ALIGN = key.stages, shape.barrier_offset, SWIZZLE_ALIGNMENT - 1
     shrink, grow = make_setmaxnreg(REGISTERS[0], "dec"), make_setmaxnreg(REGISTERS[1], "inc")
 
@@ -65,10 +73,12 @@ def make_backward(key: DispatchKey) -> KernelSource:
             mbarrier_init(barriers + V_FULL, 1)
             mbarrier_init(barriers + KV_EMPTY, 8)
             for i in range(2):
-                mbarrier_init(barriers + DS_FULL + 8 * i, 8)
+                mbarrier_init(barriers + DS_FULL + 8 * i, DS_WARPS)
                 mbarrier_init(barriers + DS_EMPTY + 8 * i, 8)
                 mbarrier_init(barriers + DQ_FULL + 8 * i, 4)
                 mbarrier_init(barriers + DQ_EMPTY + 8 * i, 1)
+            mbarrier_init(barriers + P_FULL, 4)
+            mbarrier_init(barriers + P_EMPTY, 4)
             for stage in range(STAGES):
                 full = barriers + RING + SLOT * stage
                 mbarrier_init(full, 1)
@@ -82,14 +92,20 @@ def make_backward(key: DispatchKey) -> KernelSource:
             if thread == 0:
                 produce(tensor_map(q), tensor_map(k), tensor_map(v), tensor_map(do), int64(rows), base, barriers, heads,
                         heads_kv, batch, seqlen_q, seqlen_k, aux)  # fmt: skip
-            elif thread == 32 or thread == 64:
+            elif STAGED and (thread == 32 or thread == 64):
                 write_queries(int64(dq), base, barriers, int32((thread >> 5) - 1))
+        elif SPLIT:
+            grow()
+            if warpgroup == 1:
+                consume_values(tensor_map(dv), int64(dq), base, barriers, heads_kv, batch, seqlen_q, seqlen_k, scale_log2, aux)
+            else:
+                consume_keys(tensor_map(dk), int64(dq), base, barriers, heads_kv, batch, seqlen_q, seqlen_k, scale, aux)
         else:
             grow()
             consumer = int32(warpgroup - 1)
             consume(tensor_map(dk), tensor_map(dv), int64(dq), base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k,
                     scale_log2, scale, aux)  # fmt: skip
-            if thread & 31 == 0:
+            if STAGED and thread & 31 == 0:
                 if thread & 127 == 0:
                     st_shared_u32(barriers + DQ_MESSAGE + 4 * consumer, END)
                 mbarrier_arrive(barriers + DQ_FULL + 8 * consumer)

@@ -18,7 +18,7 @@ from numba_fa.tile.layout import ATOM_COLUMNS, round_up
 
 _LOG2_E = math.log2(math.e)
 # head_dim up to -> block_m, block_n, stages
-TILES = {64: (128, 128, 2), 128: (64, 128, 2)}
+TILES = {64: (128, 128, 2), 128: (64, 128, 2), 192: (64, 64, 2), 256: (64, 64, 2)}
 
 MAIN_SIGNATURE = (*["tensor_map"] * 6, *["pointer"] * 2, *["int32"] * 5, "float32", "float32")
 FINISH_SIGNATURE = ("tensor_map", "pointer", "int32", "float32")
