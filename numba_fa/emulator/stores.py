@@ -59,11 +59,6 @@ class Stores:
             self._perform(store)
         queue.committed = []
 
-    def busy(self, thread: int) -> bool:
-        """Whether the thread has stores that it has not waited for."""
-        queue = self._queue(thread)
-        return bool(queue.open or queue.committed)
-
     def finish(self) -> None:
         """The block ends: what nobody waited for happens now."""
         for thread, queue in self._queues.items():

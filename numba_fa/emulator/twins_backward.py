@@ -177,19 +177,16 @@ def warp_sync() -> None:
     current().block.threads.meet("warp_sync", 32, None, lambda values: dict.fromkeys(values))
 
 
-def counter_wait(address: int, value: int) -> None:
+def ticket_wait(address: int, value: int) -> None:
     """Blocks run one after another here, so whom this one waits for is done, or it will never be."""
-    count = int(_global(int(address), 4, "counter_wait").view(np.int32)[0])
-    if count != int(value):
-        raise EmulationError(f"the counter at {int(address):#x} is {count} and will not become {int(value)}")
+    ticket = int(_global(int(address), 4, "ticket_wait").view(np.int32)[0])
+    if ticket != int(value):
+        raise EmulationError(f"the ticket at {int(address):#x} is {ticket} and will not become {int(value)}")
 
 
-def counter_add(address: int) -> None:
-    """One more."""
-    block = current().block
-    if block.stores.busy(current().index):
-        raise HazardError("counter_add releases what is not complete: a store that this thread has not waited for")
-    _global(int(address), 4, "counter_add").view(np.int32)[0] += 1
+def ticket_set(address: int, value: int) -> None:
+    """The next one."""
+    _global(int(address), 4, "ticket_set").view(np.int32)[0] = int(value)
 
 
 def _column_values(count: int, address: int) -> np.ndarray:
@@ -224,5 +221,5 @@ def _global(address: int, size: int, what: str) -> np.ndarray:
 TWINS = (
     keep_from, column_exponential, column_gradient, stmatrix_words, store_quads, share_words, shared_values,
     gemm_tt, bulk_load, bulk_reduce_add,
-    load_words, load_quads, add_quads, store_zero, dot_words, ld_global_f32, warp_sync, counter_wait, counter_add,
+    load_words, load_quads, add_quads, store_zero, dot_words, ld_global_f32, warp_sync, ticket_wait, ticket_set,
 )  # fmt: skip

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", default=["cudnn", "fa2"], choices=["cudnn", "fa2"])
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--grid", action="store_true", help="also time one block a tile and persistent blocks")
-    parser.add_argument("--ops", nargs="*", default=[], help="also time these kinds of main kernel, such as bwd_red")
+    parser.add_argument("--ops", nargs="*", default=[], help="also time these kinds of main kernel, bwd_red or bwd_det")
     parser.add_argument("--no-check", action="store_true")
     options = parser.parse_args()
     import torch
@@ -46,7 +46,7 @@ def main() -> None:
         print(f"check d{head_dim} {mask}: worst relative error of dq, dk, dv {' '.join(worst)}", flush=True)
     for head_dim, mask in [] if options.no_check else cells:
         for op in options.ops:
-            error = max(_error(*SHAPES[2], head_dim, mask, options.dtype, op))
+            error = max(max(_error(*shape, head_dim, mask, options.dtype, op)) for shape in SHAPES)
             print(f"check {op} d{head_dim} {mask}: worst relative error {error:.1e}", flush=True)
     grids = ["tiles", "persistent"] if options.grid else []
     columns = ["cell", "seqlen", "numba_fa", *grids, *options.ops, *options.peers, "pre", "main", "finish", "over best"]
@@ -68,7 +68,7 @@ def prepare(
     import numba_fa
     from numba_fa.adapters.arrays import library_of
     from numba_fa.dispatch.device import device_of
-    from numba_fa.kernels.sm90.backward_run import BackwardPlan, Gradients, main_key
+    from numba_fa.kernels.sm90.backward_run import BackwardPlan, Gradients, main_key, tiles_of
     from numba_fa.problem.problem import Problem
 
     out, lse = numba_fa.attention(q, k, v, mask=mask, return_lse=True)
@@ -80,10 +80,11 @@ def prepare(
     arrays |= {
         "rows": torch.empty(plan.rows_bytes, dtype=torch.uint8, device="cuda"),
         "sums": torch.empty(plan.sums_bytes, dtype=torch.uint8, device="cuda"),
+        "tickets": torch.empty(tiles_of(problem, key), dtype=torch.int32, device="cuda"),
         "inputs": (q, k, v, out, dout, lse),
     }
     views = Gradients(*[view(x) for x in (q, k, v, out, dout, lse, arrays["dq"], arrays["dk"], arrays["dv"])],
-                      arrays["rows"].data_ptr(), arrays["sums"].data_ptr())  # fmt: skip
+                      arrays["rows"].data_ptr(), arrays["sums"].data_ptr(), arrays["tickets"].data_ptr() if op == "bwd_det" else 0)  # fmt: skip
 
     def run(only: tuple[str, ...] = ()) -> None:
         plan.run(views, library_of(q).stream(q), only)
@@ -104,6 +105,12 @@ def _error(
     k, v = (torch.randn(shapes[1], device="cuda", dtype=getattr(torch, dtype)) for _ in range(2))
     _, arrays, run = prepare(q, k, v, dout, mask, op=op)
     run()
+    if op == "bwd_det":
+        first = arrays["dq"].clone()
+        for _ in range(20):
+            run()
+            if not torch.equal(first, arrays["dq"]):
+                raise SystemExit("dq differs between runs of the deterministic kernel")
     leaves = [x.float().requires_grad_() for x in (q, k, v)]
     group = heads // heads_kv
     qf, kf, vf = leaves[0].transpose(1, 2), *[x.transpose(1, 2).repeat_interleave(group, 1) for x in leaves[1:]]

@@ -1,5 +1,6 @@
 """Small gradients for the emulated backward, and what they must be, in float64 NumPy."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ import reference
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.emulator import GlobalMemory, TensorMap, run_kernel
-from numba_fa.kernels.sm90.backward_run import STAGES, Gradients, main_key, rows_bytes, sums_bytes
+from numba_fa.kernels.sm90.backward_run import STAGES, Gradients, main_key, rows_bytes, sums_bytes, tiles_of
 from tests.emulator.attention_cases import DTYPES, expected
 
 
@@ -22,20 +23,22 @@ def inputs(case):
     return q, k, v, dout, out.astype(DTYPES[case.dtype]), lse.astype(np.float32)
 
 
-def emulate(case, arrays, tile=None, multiprocessors=132, dlse=None):
-    """Run the three kernels. Returns dq, dk, dv and the main kernel's trace."""
+def emulate(case, arrays, tile=None, multiprocessors=132, dlse=None, op="bwd", blocks=None):
+    """Run the three kernels, the main one of kind `op` with its own grid or `blocks`. Returns dq, dk, dv and its trace."""
     q, k, v, dout, out, lse = arrays
-    key = main_key(case.dtype, case.head_dim, case.mask)
+    key = replace(main_key(case.dtype, case.head_dim, case.mask), op=op)
     if tile:
-        key = DispatchKey("bwd", "sm90", case.dtype, key.head_dim, case.mask, *tile)
+        key = DispatchKey(op, "sm90", case.dtype, key.head_dim, case.mask, *tile)
     memory = GlobalMemory()
     problem = SimpleNamespace(**case._asdict(), scale=case.scale)
     rows = np.full(rows_bytes(problem, key) // 4, np.nan, np.float32)
+    tickets = np.full(tiles_of(problem, key), -1, np.int32)
     sums = np.full(sums_bytes(problem, key) // 4, np.nan, np.float32)
     dq, dk, dv = (np.full_like(x, np.nan) for x in (q, k, v))
     views = Gradients(
         _view(q), _view(k), _view(v), _view(out, memory), _view(dout, memory), _view(lse, memory), _view(dq), _view(dk),
-        _view(dv), memory.pointer(rows), memory.pointer(sums), None if dlse is None else _view(dlse, memory),
+        _view(dv), memory.pointer(rows), memory.pointer(sums), memory.pointer(tickets) if op == "bwd_det" else 0,
+        None if dlse is None else _view(dlse, memory),
     )  # fmt: skip
     device = Device("emulated", 0, "sm_90a", multiprocessors)
     program = {"full": (), "causal": (case.seqlen_k - case.seqlen_q,)}[case.mask]
@@ -44,7 +47,8 @@ def emulate(case, arrays, tile=None, multiprocessors=132, dlse=None):
         arguments = [_argument(value) for value in stage.arguments(problem, stage_key, views)]
         arguments += program if stage.programmed else ()
         source = stage.factory()(stage_key)
-        trace = run_kernel(source, stage.grid(problem, stage_key, device), tuple(arguments), seed=case.seed)
+        grid = (blocks, 1, 1) if blocks and stage.programmed else stage.grid(problem, stage_key, device)
+        trace = run_kernel(source, grid, tuple(arguments), seed=case.seed)
         if stage.programmed:
             main = trace
     return dq, dk, dv, main

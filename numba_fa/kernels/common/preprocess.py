@@ -20,7 +20,7 @@ def make_preprocess(key: DispatchKey) -> KernelSource:
     Its parameters: pointers to O, dO, LSE (natural, float32 (batch, heads, seqlen_q)), dLSE (alike, or 0), to the result
     (float32 (batch, heads, tiles, 2, block_m): LSE in base 2, delta) and to what is to be zeroed (0: nothing); strides in
     bytes of O's and of dO's axes batch, seqlen and heads; heads, seqlen_q, head_dim, and of what is zeroed a tile's
-    bytes. Rows of O and dO start at multiples of 16 bytes and are made of whole ones.
+    bytes; pointer to an int32 a tile that is to be zeroed too (0: none). Rows of O and dO start at multiples of 16 bytes and are made of whole ones.
 
     A row that sees nothing (LSE -inf) and rows past the end get LSE +inf, so that exp2(score - LSE) is 0, and delta 0.
     """
@@ -42,7 +42,7 @@ def make_preprocess(key: DispatchKey) -> KernelSource:
         return value
 
     def preprocess(o, do, lse, dlse, rows, zeroed, o_batch, o_row, o_head, do_batch, do_row, do_head, heads, seqlen_q,
-                   head_dim, tile_bytes):  # fmt: skip
+                   head_dim, tile_bytes, tickets):  # fmt: skip
         thread = int32(cuda.threadIdx.x)
         tile, head, index = int32(cuda.blockIdx.x), int32(cuda.blockIdx.y), int32(cuda.blockIdx.z)
         number = int64(index * heads + head) * cuda.gridDim.x + tile
@@ -71,6 +71,8 @@ def make_preprocess(key: DispatchKey) -> KernelSource:
                 empty = natural == NEG_INF
                 st_global_f32(place + row * 4, INFINITY if empty else natural * LOG2_E)
                 st_global_f32(place + (BLOCK_M + row) * 4, ZERO if empty else total)
+        if tickets != 0 and thread == 0:
+            st_global_f32(tickets + number * 4, ZERO)
         if zeroed != 0:
             offset = int32(thread * 16)
             while offset < tile_bytes:

@@ -10,9 +10,12 @@ from numba_fa.dispatch.key import DispatchKey
 from numba_fa.flash.program import make_program
 from numba_fa.jit import KernelSource, cuda, device, int32, int64, uint8
 from numba_fa.kernels.sm90.backward_consumer import make_backward_consumer
+from numba_fa.kernels.sm90.backward_order import make_order
 from numba_fa.kernels.sm90.backward_producer import make_backward_producer
 from numba_fa.kernels.sm90.backward_run import MAIN_SIGNATURE
 from numba_fa.kernels.sm90.backward_shape import (
+    ADDED,
+    DONE,
     DQ_EMPTY,
     DQ_FULL,
     DQ_MESSAGE,
@@ -21,6 +24,7 @@ from numba_fa.kernels.sm90.backward_shape import (
     EMPTY,
     K_FULL,
     KV_EMPTY,
+    ORDER,
     P_EMPTY,
     P_FULL,
     REGISTERS,
@@ -45,13 +49,15 @@ def make_backward(key: DispatchKey) -> KernelSource:
 
     Its parameters: tensor maps of q, k, v, dO (boxes of block_m, block_n, block_n, block_m rows), of dK and dV (64 rows);
     pointers to LSE in base 2 and delta, float32 (batch, heads, tiles, 2, block_m), and to dQ's sums (batch, heads, tiles,
-    2, 64 * dq_columns), zeroed; heads, heads_kv, batch, seqlen_q, seqlen_k; scale * log2(e), scale; the mask's launch
+    2, 64 * dq_columns), zeroed, and to their tickets, int32 (batch, heads, tiles), zeroed (`backward_order.py`); heads, heads_kv, batch, seqlen_q, seqlen_k; scale * log2(e), scale; the mask's launch
     arguments.
     """
     shape = BackwardShape(key)
     program = make_program(key.mask, "none", device)
     produce = make_backward_producer(shape, program)
-    SPLIT, STAGED, DS_WARPS = shape.split, not shape.direct, 4 if shape.split else 8
+    wait_turns, pass_turns = make_order(shape, program)
+    SPLIT, STAGED, ORDERED, DS_WARPS = shape.split, not shape.direct, shape.ordered, 4 if shape.split else 8
+    Q_READERS = 9 if ORDERED else 8
     if SPLIT:
         consume_values, consume_keys = make_split_consumers(shape)
         consume = write_queries = None
@@ -61,7 +67,7 @@ def make_backward(key: DispatchKey) -> KernelSource:
     STAGES, BARRIERS, ALIGN = key.stages, shape.barrier_offset, SWIZZLE_ALIGNMENT - 1
     shrink, grow = make_setmaxnreg(REGISTERS[0], "dec"), make_setmaxnreg(REGISTERS[1], "inc")
 
-    def backward_sm90(q, k, v, do, dk, dv, rows, dq, heads, heads_kv, batch, seqlen_q, seqlen_k, scale_log2, scale,
+    def backward_sm90(q, k, v, do, dk, dv, rows, dq, tickets, heads, heads_kv, batch, seqlen_q, seqlen_k, scale_log2, scale,
                       aux):  # fmt: skip
         memory = cuda.shared.array(0, uint8)
         base = int32((shared_address(memory) + ALIGN) & ~ALIGN)
@@ -77,13 +83,16 @@ def make_backward(key: DispatchKey) -> KernelSource:
                 mbarrier_init(barriers + DS_EMPTY + 8 * i, 8)
                 mbarrier_init(barriers + DQ_FULL + 8 * i, 4)
                 mbarrier_init(barriers + DQ_EMPTY + 8 * i, 1)
+                mbarrier_init(barriers + ORDER + 8 * i, 1)
+                mbarrier_init(barriers + ADDED + 8 * i, 8)
+                mbarrier_init(barriers + DONE + 8 * i, 1)
             mbarrier_init(barriers + P_FULL, 4)
             mbarrier_init(barriers + P_EMPTY, 4)
             for stage in range(STAGES):
                 full = barriers + RING + SLOT * stage
                 mbarrier_init(full, 1)
                 mbarrier_init(full + SECOND, 1)
-                mbarrier_init(full + EMPTY, 8)
+                mbarrier_init(full + EMPTY, Q_READERS)
                 mbarrier_init(full + SECOND + EMPTY, 8)
             fence_mbarrier_init()
         cuda.syncthreads()
@@ -94,10 +103,15 @@ def make_backward(key: DispatchKey) -> KernelSource:
                         heads_kv, batch, seqlen_q, seqlen_k, aux)  # fmt: skip
             elif STAGED and (thread == 32 or thread == 64):
                 write_queries(int64(dq), base, barriers, int32((thread >> 5) - 1))
+            elif ORDERED and thread == 32:
+                wait_turns(int64(tickets), barriers, heads_kv, batch, seqlen_q, seqlen_k, aux)
+            elif ORDERED and thread == 64:
+                pass_turns(int64(tickets), barriers)
         elif SPLIT:
             grow()
             if warpgroup == 1:
-                consume_values(tensor_map(dv), int64(dq), base, barriers, heads_kv, batch, seqlen_q, seqlen_k, scale_log2, aux)
+                consume_values(tensor_map(dv), int64(dq), base, barriers, heads_kv, batch, seqlen_q, seqlen_k, scale_log2,
+                               aux)  # fmt: skip
             else:
                 consume_keys(tensor_map(dk), int64(dq), base, barriers, heads_kv, batch, seqlen_q, seqlen_k, scale, aux)
         else:

@@ -7,6 +7,7 @@ import numpy as np
 from numba_fa.jit import cuda, device, int32, int64
 from numba_fa.kernels.sm90.backward_epilogue import make_write_keys
 from numba_fa.kernels.sm90.backward_judge import make_judge_t
+from numba_fa.kernels.sm90.backward_order import make_ordered
 from numba_fa.kernels.sm90.backward_producer import LAST, TILE, place
 from numba_fa.kernels.sm90.backward_shape import (
     DQ_EMPTY,
@@ -76,6 +77,7 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
     )  # fmt: skip
     store_ds, store_quads, add_quads = make_stmatrix_words(SCORES // 2), make_store_quads(DQ), make_add_quads(DQ)
     zeros, scale_rows, write_keys = make_zeros(OUTPUTS), make_scale_rows(OUTPUTS), make_write_keys(shape)
+    take_turn, end_turn = make_ordered(shape)
     judge_t, locate = make_judge_t(SCORES, key.mask), device(place)
 
     @device
@@ -139,7 +141,9 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
         if lane_0:
             mbarrier_arrive(barriers + DS_EMPTY + 8 * (step & 1))
         if DIRECT:
+            take_turn(barriers, step)
             add_quads(dq, sums + (int64(tile) * 2 + consumer) * DQ_BYTES + thread * 16)
+            end_turn(barriers, step)
             return
         mbarrier_wait(barriers + DQ_EMPTY + 8 * consumer, step & 1 ^ 1)
         store_quads(dq, base + DQ_OFFSET + consumer * DQ_BYTES + thread * 16)

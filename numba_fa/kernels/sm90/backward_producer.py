@@ -12,8 +12,8 @@ from numba_fa.ptx.memory import st_shared_u32
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
 
 # A message's first word says of a query tile: bits 0 and 1, whether consumer 0, 1 must mask it; whether it is the last of
-# its tile of keys; from TILE up, its number. The second word is its number among those of all heads, the third its head.
-LAST, TILE = 4, 3
+# its tile of keys; whether nothing is seen of it; from TILE up, its number. The second word is its number among those of all heads, the third its head.
+LAST, GHOST, TILE = 4, 8, 4
 
 
 def place(turn, tiles, heads_kv):
@@ -108,12 +108,13 @@ def make_backward_producer(shape: BackwardShape, program: Program) -> Any:
             head = int32(head_kv * group)
             tile = first_tile(index, head, tiles, start, seqlen_q, seqlen_k, aux)
             while left > 0:
+                ghost = int32(GHOST) if tile >= tiles else int32(0)
                 tile = min(tile, int32(tiles - 1))  # one tile even where nothing is seen: masked away, no special case
                 visited = tile
                 first = int32(tile * BLOCK_M)
                 row_head = head
                 last = int32(min(first + BLOCK_M, seqlen_q) - 1)
-                word = int32(tile << TILE) | to_mask(index, head, first, last, opaque(start), seqlen_k, aux)
+                word = int32(tile << TILE) | ghost | to_mask(index, head, first, last, opaque(start), seqlen_k, aux)
                 tile = next_tile(index, head, int32(tile + 1), tiles, start, seqlen_q, seqlen_k, aux)
                 if tile >= tiles:
                     head = int32(head + 1)

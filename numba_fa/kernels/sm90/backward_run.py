@@ -20,7 +20,7 @@ _LOG2_E = math.log2(math.e)
 # head_dim up to -> block_m, block_n, stages
 TILES = {64: (128, 128, 2), 128: (64, 128, 2), 192: (64, 64, 2), 256: (64, 64, 2)}
 
-MAIN_SIGNATURE = (*["tensor_map"] * 6, *["pointer"] * 2, *["int32"] * 5, "float32", "float32")
+MAIN_SIGNATURE = (*["tensor_map"] * 6, *["pointer"] * 3, *["int32"] * 5, "float32", "float32")
 FINISH_SIGNATURE = ("tensor_map", "pointer", "int32", "float32")
 
 
@@ -29,7 +29,8 @@ class Gradients:
     """A backward's arrays: q, k, v, out, dout and the results dq, dk, dv (batch, seqlen, heads, head_dim); lse and, if
     the LSE has a gradient, dlse: float32 (batch, heads, seqlen_q), contiguous.
 
-    rows, sums: addresses of room for `rows_bytes` and `sums_bytes`, multiples of 16.
+    rows, sums: addresses of room for `rows_bytes` and `sums_bytes`, multiples of 16. tickets: of an int32 for each of
+    `tiles_of`, where the order of sums matters, else 0.
     """
 
     q: ArrayView
@@ -43,6 +44,7 @@ class Gradients:
     dv: ArrayView
     rows: Any
     sums: Any
+    tickets: Any = 0
     dlse: ArrayView | None = None
 
 
@@ -103,7 +105,7 @@ def _preprocess(problem: Any, key: DispatchKey, arrays: Gradients) -> tuple[Any,
     return (
         arrays.out.pointer, arrays.dout.pointer, arrays.lse.pointer, arrays.dlse.pointer if arrays.dlse else 0,
         arrays.rows, arrays.sums, *_strides(arrays.out), *_strides(arrays.dout), problem.heads, problem.seqlen_q,
-        problem.head_dim, sum(BackwardShape(key).dq_bytes),
+        problem.head_dim, sum(BackwardShape(key).dq_bytes), arrays.tickets,
     )  # fmt: skip
 
 
@@ -111,8 +113,8 @@ def _main(problem: Any, key: DispatchKey, arrays: Gradients) -> tuple[Any, ...]:
     boxes = [(arrays.q, key.block_m), (arrays.k, key.block_n), (arrays.v, key.block_n), (arrays.dout, key.block_m),
              (arrays.dk, 64), (arrays.dv, 64)]  # fmt: skip
     return (
-        *[TensorMap(view, rows, ATOM_COLUMNS) for view, rows in boxes], arrays.rows, arrays.sums, problem.heads,
-        problem.heads_kv, problem.batch, problem.seqlen_q, problem.seqlen_k, problem.scale * _LOG2_E, problem.scale,
+        *[TensorMap(view, rows, ATOM_COLUMNS) for view, rows in boxes], arrays.rows, arrays.sums, arrays.tickets,
+        problem.heads, problem.heads_kv, problem.batch, problem.seqlen_q, problem.seqlen_k, problem.scale * _LOG2_E, problem.scale,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ REGISTERS = (32, 240)
 # Barriers, in bytes from their start. Of two slots or consumers the second lies 8 bytes on. Ring slots hold Q first and
 # dO second, each with a FULL and an EMPTY. A message comes with each slot, and one word with each consumer's dQ.
 K_FULL, V_FULL, KV_EMPTY, DS_FULL, DS_EMPTY, DQ_FULL, DQ_EMPTY, DQ_MESSAGE = 0, 8, 16, 24, 40, 56, 72, 88
-P_FULL, P_EMPTY, RING = 96, 104, 112
+P_FULL, P_EMPTY, ORDER, ADDED, DONE, TICKET, RING = 96, 104, 112, 128, 144, 160, 176
 SLOT, SECOND, EMPTY = 32, 8, 16
 
 
@@ -40,7 +40,12 @@ class BackwardShape:
     @property
     def direct(self) -> bool:
         """Whether the consumers add dQ to global memory themselves, from registers: there is no room to leave it in."""
-        return self.split or self.key.op == "bwd_red"
+        return self.split or self.ordered or self.key.op == "bwd_red"
+
+    @property
+    def ordered(self) -> bool:
+        """Whether dQ is summed up in an order of its own, so that results are equal from run to run."""
+        return self.key.op == "bwd_det"
 
     @property
     def atoms(self) -> int:

@@ -14,6 +14,7 @@ from numba_fa.jit import cuda, device, int32, int64
 from numba_fa.kernels.sm90.backward_consumer import WGMMA_TYPE
 from numba_fa.kernels.sm90.backward_epilogue import make_write_keys
 from numba_fa.kernels.sm90.backward_judge import make_judge_t
+from numba_fa.kernels.sm90.backward_order import make_ordered
 from numba_fa.kernels.sm90.backward_producer import LAST, TILE, place
 from numba_fa.kernels.sm90.backward_shape import (
     DS_EMPTY,
@@ -67,6 +68,8 @@ def _make_parts(shape: BackwardShape) -> SimpleNamespace:
         BLOCK_M, HEAD_DIM // 16, operand, lambda k: k_major_step(k, KV_ATOM), lambda k: k_major_step(k, Q_ATOM)
     )
 
+    take_turn, end_turn = make_ordered(shape)
+
     @device
     def count_tiles(seqlen_k):
         return int32((opaque(seqlen_k) + BLOCK_N - 1) // BLOCK_N)
@@ -82,7 +85,7 @@ def _make_parts(shape: BackwardShape) -> SimpleNamespace:
     K_MAJOR, Q_COLUMNS = k_major_descriptor(), mn_major_descriptor(Q_ATOM)
 
     def make_dq(part: int) -> Any:
-        """(begin(base, barriers, step) -> fragment under way, add(fragment, sums, number)) for a part of dQ's columns."""
+        """(begin(base, barriers, step) -> fragment under way, add(fragment, sums, number, barriers, step), wait) for a part of dQ's columns."""
         COLUMNS, SKIPPED = shape.dq_columns[part], part * shape.dq_bytes[0]
         FIRST = part * shape.dq_columns[0] // 64 * KV_ATOM
         gemm = make_gemm_tt(COLUMNS, BLOCK_N // 16, operand, mn_major_step, mn_major_step)
@@ -96,9 +99,11 @@ def _make_parts(shape: BackwardShape) -> SimpleNamespace:
             return gemm(queries, K_COLUMNS | np.int64(((base + FIRST) & 0x3FFFF) >> 4))
 
         @device
-        def add(dq, sums, number):
+        def add(dq, sums, number, barriers, step):
             thread = opaque(cuda.threadIdx.x) & 127
+            take_turn(barriers, step)
             add_quads(dq, sums + int64(number) * TILE_BYTES + SKIPPED + thread * 16)
+            end_turn(barriers, step)
 
         return begin, add, make_wait(COLUMNS // 2, 0)
 
@@ -165,7 +170,7 @@ def _make_values(shape: BackwardShape, parts: SimpleNamespace) -> Any:
                 if lane_0:
                     mbarrier_arrive(slot + SECOND + EMPTY)
                     mbarrier_arrive(barriers + DS_EMPTY + 8 * (step & 1))
-                add_dq(dq, sums, number)
+                add_dq(dq, sums, number, barriers, step)
                 step = int32(step + 1)
             # V is no longer read: the other consumer's last dS was made from it.
             tile_k, head_kv, index = locate(opaque(turn), count_tiles(seqlen_k), heads_kv)
@@ -242,7 +247,7 @@ def _make_keys(shape: BackwardShape, parts: SimpleNamespace) -> Any:
                 if lane_0:
                     mbarrier_arrive(slot + EMPTY)
                     mbarrier_arrive(barriers + DS_EMPTY + 8 * (step & 1))
-                add_dq(dq, sums, number)
+                add_dq(dq, sums, number, barriers, step)
                 step = int32(step + 1)
             last = step - 1
             mbarrier_wait(barriers + DS_EMPTY + 8 * (last & 1), (last >> 1) & 1)  # nor does the other consumer read K
