@@ -83,8 +83,9 @@ def prepare(
         "tickets": torch.empty(tiles_of(problem, key), dtype=torch.int32, device="cuda"),
         "inputs": (q, k, v, out, dout, lse),
     }
-    views = Gradients(*[view(x) for x in (q, k, v, out, dout, lse, arrays["dq"], arrays["dk"], arrays["dv"])],
-                      arrays["rows"].data_ptr(), arrays["sums"].data_ptr(), arrays["tickets"].data_ptr() if op == "bwd_det" else 0)  # fmt: skip
+    results = [arrays[name] for name in ("dq", "dk", "dv")]
+    rows, sums, tickets = (arrays[name].data_ptr() for name in ("rows", "sums", "tickets"))
+    views = Gradients(*map(view, (q, k, v, out, dout, lse, *results)), rows, sums, tickets if op == "bwd_det" else 0)
 
     def run(only: tuple[str, ...] = ()) -> None:
         plan.run(views, library_of(q).stream(q), only)

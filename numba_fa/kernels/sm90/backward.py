@@ -49,8 +49,10 @@ def make_backward(key: DispatchKey) -> KernelSource:
 
     Its parameters: tensor maps of q, k, v, dO (boxes of block_m, block_n, block_n, block_m rows), of dK and dV (64 rows);
     pointers to LSE in base 2 and delta, float32 (batch, heads, tiles, 2, block_m), and to dQ's sums (batch, heads, tiles,
-    2, 64 * dq_columns), zeroed, and to their tickets, int32 (batch, heads, tiles), zeroed (`backward_order.py`); heads, heads_kv, batch, seqlen_q, seqlen_k; scale * log2(e), scale; the mask's launch
-    arguments.
+    64 * (dq_columns[0] + dq_columns[1])), zeroed, and, for "bwd_det", to their tickets, int32 (batch, heads, tiles), zeroed;
+    heads, heads_kv, batch, seqlen_q, seqlen_k; scale * log2(e), scale; the mask's launch arguments.
+
+    key.op: "bwd"; "bwd_det" sums dQ up in one order (`backward_order.py`); "bwd_red" from registers.
     """
     shape = BackwardShape(key)
     program = make_program(key.mask, "none", device)

@@ -12,7 +12,8 @@ from numba_fa.ptx.memory import st_shared_u32
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
 
 # A message's first word says of a query tile: bits 0 and 1, whether consumer 0, 1 must mask it; whether it is the last of
-# its tile of keys; whether nothing is seen of it; from TILE up, its number. The second word is its number among those of all heads, the third its head.
+# its tile of keys; whether nothing is seen of it; from TILE up, its number. The second word is its number among the tiles
+# of all heads and batch indices, the third its head.
 LAST, GHOST, TILE = 4, 8, 4
 
 

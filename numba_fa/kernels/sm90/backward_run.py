@@ -114,7 +114,8 @@ def _main(problem: Any, key: DispatchKey, arrays: Gradients) -> tuple[Any, ...]:
              (arrays.dk, 64), (arrays.dv, 64)]  # fmt: skip
     return (
         *[TensorMap(view, rows, ATOM_COLUMNS) for view, rows in boxes], arrays.rows, arrays.sums, arrays.tickets,
-        problem.heads, problem.heads_kv, problem.batch, problem.seqlen_q, problem.seqlen_k, problem.scale * _LOG2_E, problem.scale,
+        problem.heads, problem.heads_kv, problem.batch, problem.seqlen_q, problem.seqlen_k, problem.scale * _LOG2_E,
+        problem.scale,
     )  # fmt: skip
 
 

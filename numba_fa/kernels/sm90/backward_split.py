@@ -85,7 +85,7 @@ def _make_parts(shape: BackwardShape) -> SimpleNamespace:
     K_MAJOR, Q_COLUMNS = k_major_descriptor(), mn_major_descriptor(Q_ATOM)
 
     def make_dq(part: int) -> Any:
-        """(begin(base, barriers, step) -> fragment under way, add(fragment, sums, number, barriers, step), wait) for a part of dQ's columns."""
+        """(begin(base, barriers, step) -> a part of dQ's columns under way, add(it, sums, number, barriers, step), wait)."""
         COLUMNS, SKIPPED = shape.dq_columns[part], part * shape.dq_bytes[0]
         FIRST = part * shape.dq_columns[0] // 64 * KV_ATOM
         gemm = make_gemm_tt(COLUMNS, BLOCK_N // 16, operand, mn_major_step, mn_major_step)
