@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numba_fa.api import attention, explain, plan
     from numba_fa.blocks import block_mask
     from numba_fa.compat import flash_attn_func
+    from numba_fa.emulator.call import emulate
     from numba_fa.errors import CompileError, LaunchError, ProblemError, StoreWarning, UnsupportedError
     from numba_fa.problem.biases import ALiBi, DenseBias, ScoreMod, Softcap, T5Bias
     from numba_fa.problem.masks import (
@@ -35,6 +36,7 @@ _HOMES = {
     "plan": "api",
     "block_mask": "blocks",
     "flash_attn_func": "compat",
+    "emulate": "emulator.call",
     **dict.fromkeys(
         ("All", "Any", "BlockMask", "Causal", "Document", "Full", "KeyPadding", "MaskMod", "PrefixLM", "SlidingWindow"),
         "problem.masks",
@@ -50,7 +52,7 @@ _HOMES = {
 __all__ = [
     "ALiBi", "All", "Any", "BlockMask", "Causal", "CompileError", "DenseBias", "Document", "Full", "KeyPadding",
     "LaunchError", "MaskMod", "PrefixLM", "ProblemError", "ScoreMod", "SlidingWindow", "Softcap", "StoreWarning", "T5Bias",
-    "UnsupportedError", "attention", "block_mask", "explain", "flash_attn_func", "plan",
+    "UnsupportedError", "attention", "block_mask", "emulate", "explain", "flash_attn_func", "plan",
 ]  # fmt: skip
 
 

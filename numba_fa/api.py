@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import Any
 
 import numba_fa.kernels  # noqa: F401  (registers the variants)
 from numba_fa import env
-from numba_fa.adapters.arrays import Library, library_of
+from numba_fa.adapters.arrays import LIBRARIES, dense_strides
+from numba_fa.adapters.given import (
+    Given,
+    Views,
+    checked_view,
+    common_library,
+    glance_at,
+    views_of,
+    writable,
+)  # fmt: skip
+from numba_fa.adapters.library import Library, same
+from numba_fa.dispatch.addresses import aux_views
 from numba_fa.dispatch.device import device_of
 from numba_fa.dispatch.key import DispatchKey
-from numba_fa.dispatch.plan import Plan
+from numba_fa.dispatch.plan import Access, Plan, Ready
 from numba_fa.dispatch.select import Explanation, select
 from numba_fa.dispatch.variant import Arrays, Variant
-from numba_fa.errors import ProblemError, UnsupportedError
 from numba_fa.problem.arrays import ArrayView
-from numba_fa.problem.biases import Bias, biases_of
-from numba_fa.problem.declared import Declaration
+from numba_fa.problem.biases import Bias
 from numba_fa.problem.masks import Mask
 from numba_fa.problem.problem import Problem
 
@@ -52,23 +62,41 @@ def attention(
 
     Raises ProblemError (a ValueError) listing every fault of the arguments, UnsupportedError (a NotImplementedError)
     when no kernel computes the request or a gradient is to be recorded, CompileError for a MaskMod's or ScoreMod's
-    function that does not compile; all before any launch. Method: Dao,
-    FlashAttention-2 (2023), algorithm 1; on Hopper Shah et al., FlashAttention-3 (2024).
+    function that does not compile; all before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1; on Hopper
+    Shah et al., FlashAttention-3 (2024).
     """
-    library = _common_library(q=q, k=k, v=v, out=out)
-    views = _views(library, q, k, v)
-    given = None if out is None else _writable(library, out)
-    ready = _planned(views, _Program(mask, bias, sink_logits), scale, given)
+    given: Any = mask
+    key = call = None
+    aux: Any = ()
+    try:
+        library = LIBRARIES[type(q)]
+        q_at, k_at, v_at, out_at, _, facts = library.glances(q, k, v, out, None)
+        if scale is not None:
+            scale = float(scale)
+        if bias is not None or sink_logits is not None or (mask is not None and type(mask) is not str):
+            given, aux = Given(mask, bias, sink_logits).glance()
+        key = facts, (q_at | k_at | v_at | out_at) & 15, given, scale, return_lse, env.backend_mark()
+        call = _CALLS[key]
+        known = out is None or call.out_is_apart((q_at, k_at, v_at, out_at, 0, *aux))
+    except Exception:  # a call not made before, or a fault, which is told below
+        known = False
+    if call is None or not known:
+        call, (q_at, k_at, v_at, out_at, _, *aux) = _checked_call(
+            key, q, k, v, Given(mask, bias, sink_logits), scale, out, return_lse
+        )
+    result, lse, lse_at = out, None, 0
     if out is None:
-        out = library.empty(q, views[0].shape, views[0].dtype)
-    batch, seqlen_q, heads, _ = views[0].shape
-    lse = library.empty(q, (batch, heads, seqlen_q), "float32") if return_lse else None
-    arrays = Arrays(*views, given or library.view(out), None if lse is None else library.view(lse))
-    ready.run_arrays(arrays, library.stream(q))
-    if given:
-        library.wrote(out)
-    out = library.finish(out)
-    return (out, library.finish(lse)) if return_lse else out
+        result = call.new_out(q)
+        out_at = call.address(result)
+    if return_lse:
+        lse = call.new_lse(q)
+        lse_at = call.address(lse)
+    call.launch((q_at, k_at, v_at, out_at, lse_at, *aux), call.stream(q))
+    if out is not None:
+        call.wrote(out)
+    if call.finish is not None:
+        result, lse = call.finish(result), lse if lse is None else call.finish(lse)
+    return (result, lse) if return_lse else result
 
 
 def plan(
@@ -87,9 +115,10 @@ def plan(
     Arguments and errors as of `attention`. `out` defaults to an array laid out like a new one. The plan keeps the
     arrays of mask, biases and sink_logits; each run reads them where they lie.
     """
-    library = _common_library(q=q, k=k, v=v, out=out)
-    given = None if out is None else _writable(library, out)
-    return _planned(_views(library, q, k, v), _Program(mask, bias, sink_logits), scale, given)
+    given = Given(mask, bias, sink_logits)
+    ready = _plan(_problem(q, k, v, given, scale, out), env.backend())
+    kept = tuple((label, array, glance_at(array)) for label, array in given.arrays)
+    return replace(ready, kept=kept) if kept else ready
 
 
 def explain(
@@ -107,85 +136,92 @@ def explain(
 
     Arguments and errors as of `attention`.
     """
-    library = _common_library(q=q, k=k, v=v, out=out)
-    given = None if out is None else _writable(library, out)
-    problem = _described(_views(library, q, k, v), _Program(mask, bias, sink_logits), scale, given)
+    problem = _problem(q, k, v, Given(mask, bias, sink_logits), scale, out)
     return select(problem, device_of(problem.device))
 
 
-class _Program(NamedTuple):
-    """What the caller gave beside q, k and v."""
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """How to do a call that was checked, on arrays that lie as its did: `Ready`, and what the library does for it."""
 
-    mask: Any
-    bias: Any
-    sink_logits: Any
-
-    @property
-    def arrays(self) -> list[tuple[str, Any]]:
-        """(what it is called, array) of every array in it."""
-        parts = [part for part in (self.mask, *(biases_of(self.bias) or ())) if isinstance(part, Declaration)]
-        found = [array for part in parts for array in part.arrays]
-        return found + ([] if self.sink_logits is None else [("sink_logits", self.sink_logits)])
-
-    def viewed(self) -> _Program:
-        """The same with ArrayViews; ProblemError naming every array that cannot be viewed."""
-        try:
-            return _Program(*[_viewed(part) for part in self])
-        except ProblemError:
-            raise _named(_view, **dict(self.arrays)) from None
+    ready: Ready
+    launch: Callable[[tuple[int, ...], int], None]
+    out_is_apart: Callable[[tuple[int, ...]], bool]
+    new_out: Callable[[Any], Any]
+    new_lse: Callable[[Any], Any]
+    address: Callable[[Any], int]
+    stream: Callable[[Any], int]
+    wrote: Callable[[Any], None]
+    finish: Callable[[Any], Any] | None
 
 
-def _viewed(part: Any) -> Any:
-    if part is None or isinstance(part, str):
-        return part
-    if isinstance(part, Declaration):
-        return part.viewed(_view)
-    if isinstance(part, (tuple, list)):
-        return tuple(_viewed(one) if isinstance(one, Declaration) else one for one in part)
-    return part if biases_of(part) is None and not hasattr(part, "dtype") else _view(part)
+# Calls by all that decides how they are made; the oldest go first.
+_CALLS: dict[Any, _Call] = {}
+_MOST_CALLS = 1024
+_LOCK = Lock()
 
 
-def _described(
-    views: tuple[ArrayView, ArrayView, ArrayView], program: _Program, scale: float | None, out: ArrayView | None
-) -> Problem:
-    mask, bias, sink_logits = program.viewed()
-    return Problem.from_views(*views, mask=mask, bias=bias, sink_logits=sink_logits, scale=scale, out=out)
+def forget() -> None:
+    """Forget plans and calls; kernels stay loaded."""
+    _plan.cache_clear()
+    with _LOCK:
+        _CALLS.clear()
 
 
-def _planned(
-    views: tuple[ArrayView, ArrayView, ArrayView], program: _Program, scale: float | None, out: ArrayView | None
-) -> Plan:
-    problem = _described(views, program, scale, out)
-    ready = _plan(problem, env.backend())
-    arrays = program.arrays
-    return replace(ready, kept=tuple((*array, _view(array[1])) for array in arrays)) if arrays else ready
+def _checked_call(
+    key: Any, q: Any, k: Any, v: Any, given: Given, scale: float | None, out: Any, return_lse: bool
+) -> tuple[_Call, tuple[int, ...]]:
+    """Check a call as if it were the first, and remember how it is made; that, and the addresses of its arrays.
+
+    Raises all that `attention` does.
+    """
+    library, views, out_view, problem = _examined(q, k, v, given, scale, out)
+    call = None if key is None else _CALLS.get(key)
+    if call is None:
+        ready = _ready(problem, q, views, out_view, return_lse)
+        shape = views[0].shape
+        call = _Call(
+            ready, ready.launch, ready.out_is_apart, library.maker(q, shape, views[0].dtype),
+            library.maker(q, _lse_shape(problem), "float32"), library.address, ready.stream, library.wrote,
+            None if library.finish is same else library.finish,
+        )  # fmt: skip
+        with _LOCK:
+            if key is not None:
+                if len(_CALLS) >= _MOST_CALLS:
+                    del _CALLS[next(iter(_CALLS))]
+                _CALLS[key] = call
+    aux = [view.pointer for view in aux_views(problem)]
+    addresses = (*[view.pointer for view in views], out_view.pointer if out_view else 0, 0, *aux)
+    if out_view is not None:
+        call.ready.note_apart(addresses)
+    return call, addresses
 
 
-def _views(library: Library, q: Any, k: Any, v: Any) -> tuple[ArrayView, ArrayView, ArrayView]:
-    try:
-        return library.view(q), library.view(k), library.view(v)
-    except ProblemError:
-        raise _named(library.view, q=q, k=k, v=v) from None
+def _ready(problem: Problem, q: Any, views: Views, out: ArrayView | None, return_lse: bool) -> Ready:
+    """A plan's launch for arrays that lie so; results that are to be made will be dense."""
+    lse_shape = _lse_shape(problem)
+    lse = ArrayView(0, lse_shape, dense_strides(lse_shape), "float32", 4, problem.device) if return_lse else None
+    made = replace(views[0], strides=dense_strides(views[0].shape), writable=True)
+    return _plan(problem, env.backend()).ready(Arrays(*views, out or made, lse), q)
 
 
-def _writable(library: Library, out: Any) -> ArrayView:
-    if library.name == "jax":
-        raise ProblemError(["out is a JAX array, which is immutable; take the returned array instead"])
-    try:
-        return library.view(out)
-    except ProblemError:
-        raise _named(library.view, out=out) from None
+def _lse_shape(problem: Problem) -> tuple[int, int, int]:
+    return problem.batch, problem.heads, problem.seqlen_q
 
 
-def _named(look: Callable[[Any], Any], **arrays: Any) -> ProblemError:
-    """The error of all arrays that `look` refuses, by their names."""
-    faults = []
-    for name, array in arrays.items():
-        try:
-            look(array)
-        except ProblemError as error:
-            faults += [f"{name}: {fault}" for fault in error.faults]
-    return ProblemError(faults)
+def _problem(q: Any, k: Any, v: Any, given: Given, scale: float | None, out: Any) -> Problem:
+    return _examined(q, k, v, given, scale, out)[3]
+
+
+def _examined(
+    q: Any, k: Any, v: Any, given: Given, scale: float | None, out: Any
+) -> tuple[Library, Views, ArrayView | None, Problem]:
+    """The arrays' library and views, and the problem; ProblemError with every fault."""
+    library = common_library(given, q=q, k=k, v=v, out=out)
+    views, out_view = views_of(library, q, k, v), writable(library, out)
+    mask, bias, sink_logits = given.viewed()
+    problem = Problem.from_views(*views, mask=mask, bias=bias, sink_logits=sink_logits, scale=scale, out=out_view)
+    return library, views, out_view, problem
 
 
 @lru_cache(maxsize=1024)
@@ -197,59 +233,14 @@ def _plan(problem: Problem, backend: str | None) -> Plan:
 
 def plan_for(problem: Problem, variant: Variant, key: DispatchKey) -> Plan:
     """A plan with this kernel and no other, compiled and loaded."""
-    device = device_of(problem.device)
+    device, access = device_of(problem.device), Access(checked_view, LIBRARIES)
     if device.arch == "cpu":
-        launch = _call_on_cpu(variant.factory()(key))
-    else:
-        from numba_fa.build.launch import make_launch
-        from numba_fa.build.loader import load
+        kernel = variant.factory()(key)
+        return Plan(problem, variant, key, device, access, launch=lambda arguments, stream: kernel(*arguments))
+    from numba_fa.build.launch import make_prepare
+    from numba_fa.build.loader import load
 
-        grid = variant.grid(problem, key, device)
-        signature = variant.signature(key.dtype) + (problem.program_tokens if variant.programmed else ())
-        launch = make_launch(load(key, variant, device), signature, grid, device)
-    return Plan(problem, variant, key, device, launch, _view, _stream, _wrote)
-
-
-def _call_on_cpu(kernel: Callable[..., None]) -> Callable[[tuple[Any, ...], int], None]:
-    def launch(arguments: tuple[Any, ...], stream: int) -> None:
-        kernel(*arguments)
-
-    return launch
-
-
-def _view(array: Any) -> ArrayView:
-    library = library_of(array)
-    if library.wants_grad(array):
-        raise _no_backward("an array")
-    return library.view(array)
-
-
-def _stream(array: Any) -> int:
-    return library_of(array).stream(array)
-
-
-def _wrote(array: Any) -> None:
-    library_of(array).wrote(array)
-
-
-def _common_library(q: Any, k: Any, v: Any, out: Any) -> Library:
-    """The one library that all the arrays come from; UnsupportedError when a gradient is wanted of it."""
-    arrays = {"q": q, "k": k, "v": v} | ({} if out is None else {"out": out})
-    try:
-        libraries = {name: library_of(array) for name, array in arrays.items()}
-    except ProblemError:
-        raise _named(library_of, **arrays) from None
-    library = libraries["q"]
-    if any(other is not library for other in libraries.values()):
-        listed = ", ".join(f"{name} {other.name}" for name, other in libraries.items())
-        raise ProblemError([f"arrays of different libraries: {listed}; one library is wanted"])
-    wanting = [name for name, array in arrays.items() if library.wants_grad(array)]
-    if wanting:
-        raise _no_backward(" and ".join(wanting))
-    return library
-
-
-def _no_backward(what: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"{what} requires grad, and attention has no backward yet; call under torch.no_grad() or detach() the inputs"
-    )
+    signature = variant.signature(key.dtype) + (problem.program_tokens if variant.programmed else ())
+    grid = variant.grid(problem, key, device)
+    prepare = make_prepare(load(key, variant, device), signature, grid, device)
+    return Plan(problem, variant, key, device, access, prepare=prepare)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba_fa.adapters.arrays import Library, library_of
+from numba_fa.adapters.arrays import library_of
+from numba_fa.adapters.library import Library
 from numba_fa.dispatch.device import device_of
 from numba_fa.errors import ProblemError
 from numba_fa.problem.arrays import ArrayView
@@ -23,7 +24,8 @@ def block_mask(
 
     mask: any mask. batch, heads: those that the mask differs in; 1 where it does not (and a function of b or h then sees
     0). like: an array of the library and device that the table shall be of; by default the mask's first array. With
-    neither, a NumPy table. block_size: queries and keys of a block, at most 4096; kernels of other tile sizes use it too.
+    neither, a NumPy table. block_size: queries and keys of a block, powers of two up to 4096; kernels of any tile size use
+    it.
 
     The table takes 4 * batch * heads * ceil(seqlen_q / 128) * ceil(seqlen_k / 128) bytes at the default block size, on
     the device, enqueued on the current stream.
@@ -55,9 +57,9 @@ def _check(mask: Mask, sizes: CallSizes, block_size: tuple[int, int]) -> None:
         for name, value in sizes._asdict().items()
         if name != "device" and (not isinstance(value, int) or value < 1)
     ]
-    wrong = [size for size in block_size if not isinstance(size, int) or not 1 <= size <= _MOST_BLOCK]
+    wrong = [n for n in block_size if not isinstance(n, int) or not 1 <= n <= _MOST_BLOCK or n & (n - 1)]
     if len(block_size) != 2 or wrong:
-        faults.append(f"block_size is {block_size}; two numbers from 1 to {_MOST_BLOCK} are wanted")
+        faults.append(f"block_size is {block_size}; two powers of two from 1 to {_MOST_BLOCK} are wanted")
     faults = faults or mask.faults(sizes)
     if "block" in mask.kinds:
         faults.append("the mask holds a block mask already")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 VARIABLES = {
@@ -36,3 +37,19 @@ def cache_bytes() -> int:
 def backend() -> str | None:
     """The kernel family the user insists on, or None."""
     return os.environ.get("NUMBA_FA_BACKEND") or None
+
+
+def _quick_backend() -> Callable[[], object]:
+    """A function of no more than a dictionary's look-up, for every call asks: something that changes when `backend` does.
+
+    os.environ itself encodes the name, decodes the value and takes a microsecond.
+    """
+    try:
+        look, name = os.environ._data.get, os.environ.encodekey("NUMBA_FA_BACKEND")  # type: ignore[attr-defined]
+        look(name)
+        return lambda: look(name)
+    except Exception:  # another Python's os
+        return backend
+
+
+backend_mark = _quick_backend()

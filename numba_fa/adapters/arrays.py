@@ -6,45 +6,19 @@ A library is never imported here before one of its arrays arrives, at which poin
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from numba_fa.adapters import torch
+from numba_fa.adapters.library import Library
 from numba_fa.errors import ProblemError
 from numba_fa.problem.arrays import ArrayView
 
 
-@dataclass(frozen=True)
-class Library:
-    """How to use one library's arrays.
-
-    view(array) -> ArrayView. stream(array) -> handle of the stream that the caller's work is on. empty(like, shape,
-    dtype) -> new array beside `like`; dtype is an array library's name. finish(array) makes a result from an array
-    that `empty` made (JAX alone needs it). holds(type) tells its arrays' types from its others; unfit maps a type of
-    arrays that attention would read wrongly to the reason. wants_grad(array): whether a gradient is to be recorded.
-    wrote(array) tells the library that a caller's array was written.
-
-    view raises ProblemError for an array that no ArrayView describes.
-    """
-
-    name: str
-    view: Callable[[Any], ArrayView]
-    stream: Callable[[Any], int]
-    empty: Callable[[Any, tuple[int, ...], str], Any]
-    holds: Callable[[type], bool]
-    unfit: Mapping[type, str] = field(default_factory=dict)
-    finish: Callable[[Any], Any] = lambda array: array
-    wants_grad: Callable[[Any], bool] = lambda array: False
-    wrote: Callable[[Any], None] = lambda array: None
-
-
 def library_of(array: Any) -> Library:
     """The library that `array` belongs to; ProblemError when it is none that is known."""
-    library = _BY_TYPE.get(type(array))
-    if library is None:
-        library = _BY_TYPE[type(array)] = _find(type(array))
-    return library
+    return LIBRARIES[type(array)]
 
 
 def _find(kind: type) -> Library:
@@ -85,46 +59,10 @@ def _numpy() -> Library:
     unfit: dict[type, str] = {
         np.ma.MaskedArray: "hides elements, which attention would read all the same; pass its filled() array",
     }
-    return Library("numpy", view, lambda array: 0, empty, lambda kind: issubclass(kind, np.ndarray), unfit)
-
-
-@cache
-def _torch() -> Library:
-    torch = sys.modules["torch"]
-    names = {getattr(torch, name): name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype)}
-    strided = torch.strided
-    names |= {torch.float32: "float32", torch.float16: "float16", torch.float64: "float64"}
-
-    def view(array: Any) -> ArrayView:
-        if array.layout is not strided or array.is_neg():
-            raise ProblemError([f"a tensor of layout {array.layout}{' that negates when read' * array.is_neg()}; "
-                                "a plain strided one is wanted"])  # fmt: skip
-        device = array.device
-        where = device.type
-        if where == "cuda":
-            where = f"cuda:{device.index}"
-        elif where != "cpu":
-            raise ProblemError([f"a tensor on device {device}; allowed: cpu, cuda"])
-        shape, strides = tuple(array.shape), array.stride()
-        return ArrayView(array.data_ptr(), shape, strides, names[array.dtype], array.element_size(), where)
-
-    def stream(array: Any) -> int:
-        return torch.cuda.current_stream(array.device).cuda_stream if array.is_cuda else 0
-
-    def empty(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
-        return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
-
-    def wants_grad(array: Any) -> bool:
-        return array.requires_grad and torch.is_grad_enabled()
-
-    def wrote(array: Any) -> None:
-        if not array.is_inference():  # such a tensor counts no versions
-            torch.autograd.graph.increment_version(array)
-
     def holds(kind: type) -> bool:
-        return issubclass(kind, torch.Tensor)
+        return issubclass(kind, np.ndarray)
 
-    return Library("torch", view, stream, empty, holds, wants_grad=wants_grad, wrote=wrote)
+    return Library("numpy", view, lambda array: 0, empty, holds, unfit)
 
 
 def _cuda_interface(array: Any, dtype: str, itemsize: int, device: str) -> ArrayView:
@@ -153,7 +91,10 @@ def _cupy() -> Library:
     def holds(kind: type) -> bool:
         return issubclass(kind, cupy.ndarray)
 
-    return Library("cupy", view, lambda array: cupy.cuda.get_current_stream().ptr, empty, holds)
+    def stream(array: Any) -> int:
+        return cupy.cuda.get_current_stream().ptr
+
+    return Library("cupy", view, stream, empty, holds)
 
 
 @cache
@@ -167,7 +108,10 @@ def _numba() -> Library:
         return cuda.device_array(shape, like.dtype if str(like.dtype) == dtype else dtype)
 
     # Numba's default stream is the legacy one, with which all others synchronise.
-    return Library("numba", view, lambda array: 0, empty, lambda kind: hasattr(kind, "__cuda_array_interface__"))
+    def holds(kind: type) -> bool:
+        return hasattr(kind, "__cuda_array_interface__")
+
+    return Library("numba", view, lambda array: 0, empty, holds)
 
 
 @cache
@@ -175,6 +119,8 @@ def _jax() -> Library:
     jax = sys.modules["jax"]
 
     def view(array: Any) -> ArrayView:
+        if array.is_deleted():
+            raise ProblemError(["a JAX array whose memory was deleted or donated"])
         devices = array.devices()
         if len(devices) > 1:
             raise ProblemError([f"a JAX array sharded over {len(devices)} devices; one on a single device is wanted"])
@@ -221,10 +167,20 @@ def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 _MAKERS: dict[str, Callable[[], Library]] = {
     "numpy": _numpy,
-    "torch": _torch,
+    "torch": torch.library,
     "cupy": _cupy,
     "jax": _jax,
     "jaxlib": _jax,
     "numba": _numba,
 }
-_BY_TYPE: dict[type, Library] = {}
+
+
+class _Libraries(dict[type, Library]):
+    """Libraries by the type of an array, found out at a type's first sight."""
+
+    def __missing__(self, kind: type) -> Library:
+        library = self[kind] = _find(kind)
+        return library
+
+
+LIBRARIES: dict[type, Library] = _Libraries()

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
-SOURCES = ("jit.py", "ptx", "tile", "flash", "kernels", "build", "dispatch")
+SOURCES = ("jit.py", "scalar", "ptx", "tile", "flash", "kernels", "build", "dispatch", "problem")
 DISTRIBUTIONS = ("numba", "numba-cuda", "llvmlite", "numpy", "cuda-core")
 # Packages changed names between CUDA versions: up to CUDA 12 it was nvcc's wheel that carried libnvvm.
 TOOLCHAIN = tuple(

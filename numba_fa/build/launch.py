@@ -1,4 +1,4 @@
-"""Launching: a parameter block packed by one struct call, tensor maps by value, one driver call.
+"""Launching: a parameter block in memory, of which a launch rewrites the addresses alone; one driver call.
 
 cuda.core's own launch takes no 128-byte tensor map but its own, which it makes from arrays that name their dtype and
 lie as it likes; so cuda.core loads, and the driver launches (docs/adr/0003).
@@ -9,16 +9,18 @@ from __future__ import annotations
 import ctypes
 import math
 import struct
-import threading
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 from numba_fa.build.driver import check
 from numba_fa.build.loader import LoadedKernel
+from numba_fa.dispatch.addresses import place_of
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.variant import TensorMap
 from numba_fa.problem.arrays import ArrayView
+
+Launch = Callable[[tuple[int, ...], int], None]  # (addresses, stream)
 
 # token -> (struct format, size and alignment in bytes)
 _PACKING = {
@@ -30,6 +32,9 @@ _PACKING = {
     "float32*": ("q", 8, 8),
     "uint16*": ("q", 8, 8),
 }
+_POINTER_IN_ARRAY = 4  # of an array's parameters: 0, 0, elements, bytes of one, address, shape, strides
+# Tensor maps kept for each array of a plan. Allocators hand out the same few addresses again and again.
+_MAPS_KEPT = 256
 
 
 def _packing(token: str) -> list[tuple[str, int, int]]:
@@ -39,7 +44,36 @@ def _packing(token: str) -> list[tuple[str, int, int]]:
     return [_PACKING[token]]
 
 
-def flattened(values: tuple[Any, ...]) -> list[Any]:
+class ParameterBlock:
+    """A kernel's parameters in memory, with the table of pointers that the driver wants.
+
+    memory, words: the parameters as bytes and as 8-byte integers. offsets: where each parameter is, in bytes.
+    addresses: the arrays' addresses that the block holds now.
+    """
+
+    def __init__(self, signature: tuple[str, ...]) -> None:
+        offset, layout, self.offsets = 0, "<", []
+        for code, size, alignment in (packing for token in signature for packing in _packing(token)):
+            padding = -offset % alignment
+            layout += f"{padding}x{code}" if padding else code
+            self.offsets.append(offset + padding)
+            offset += padding + size
+        self._struct = struct.Struct(layout)
+        self._buffer = ctypes.create_string_buffer(offset + 128)
+        start = -ctypes.addressof(self._buffer) % 64
+        base = ctypes.addressof(self._buffer) + start
+        self.memory = memoryview(self._buffer).cast("B")[start : start + offset + -offset % 8]
+        self.words = self.memory.cast("q")
+        self._pointers = (ctypes.c_void_p * len(self.offsets))(*[base + at for at in self.offsets])
+        self.address = ctypes.addressof(self._pointers)
+        self.addresses: tuple[int, ...] | None = None
+
+    def fill(self, values: tuple[Any, ...]) -> None:
+        """Write all parameters; the driver copies them at the launch."""
+        self._struct.pack_into(self.memory, 0, *_flattened(values))
+
+
+def _flattened(values: tuple[Any, ...]) -> list[Any]:
     """Parameter values with each array (an ArrayView) as Numba lays it out."""
     flat: list[Any] = []
     for value in values:
@@ -51,52 +85,91 @@ def flattened(values: tuple[Any, ...]) -> list[Any]:
     return flat
 
 
-class ParameterBlock(threading.local):
-    """A kernel's parameters in memory, one block a thread, with the table of pointers that the driver wants."""
+class Template:
+    """Parameters of which only addresses change. Makes blocks that hold the rest, and writes addresses into them."""
 
-    def __init__(self, signature: tuple[str, ...]) -> None:
-        offset, layout, offsets = 0, "<", []
-        for code, size, alignment in (packing for token in signature for packing in _packing(token)):
-            padding = -offset % alignment
-            layout += f"{padding}x{code}" if padding else code
-            offset += padding
-            offsets.append(offset)
-            offset += size
-        self._struct = struct.Struct(layout)
-        self._memory = ctypes.create_string_buffer(offset + 64)
-        self._start = -ctypes.addressof(self._memory) % 64
-        base = ctypes.addressof(self._memory) + self._start
-        self._pointers = (ctypes.c_void_p * len(offsets))(*[base + at for at in offsets])
-        self.address = ctypes.addressof(self._pointers)
+    def __init__(self, signature: tuple[str, ...], arguments: tuple[Any, ...]) -> None:
+        self._signature = signature
+        self._constants = tuple(_encoded(a) if isinstance(a, TensorMap) else a for a in arguments)
+        self._words: list[tuple[int, int]] = []  # (8-byte word, which address)
+        self._maps: list[tuple[slice, int, Callable[[int], bytes]]] = []
+        offsets, at = ParameterBlock(signature).offsets, 0
+        for token, argument in zip(signature, arguments, strict=True):
+            place = place_of(argument)
+            if place is not None and isinstance(argument, TensorMap):
+                encode = lru_cache(_MAPS_KEPT)(encoder(argument))
+                self._maps.append((slice(offsets[at], offsets[at] + 128), place.index, encode))
+            elif place is not None:
+                word = at + (_POINTER_IN_ARRAY if isinstance(argument, ArrayView) else 0)
+                self._words.append((offsets[word] // 8, place.index))
+            at += len(_packing(token))
 
-    def fill(self, values: tuple[Any, ...]) -> None:
-        """Write the parameters; the driver copies them at the launch."""
-        self._struct.pack_into(self._memory, self._start, *flattened(values))
+    def block(self) -> ParameterBlock:
+        """A new block, complete but for the addresses."""
+        block = ParameterBlock(self._signature)
+        block.fill(self._constants)
+        return block
+
+    def write(self, block: ParameterBlock, addresses: tuple[int, ...]) -> None:
+        """Write the addresses into one of its blocks."""
+        block.addresses = None  # should this be interrupted
+        words, memory = block.words, block.memory
+        for word, index in self._words:
+            words[word] = addresses[index]
+        for room, index, encode in self._maps:
+            memory[room] = encode(addresses[index])
+        block.addresses = addresses
+
+
+def _encoded(tensor_map: TensorMap) -> bytes:
+    """A map's bytes; zeros while its address is not known."""
+    return bytes(128) if place_of(tensor_map) is not None else encoder(tensor_map)(tensor_map.view.pointer)
+
+
+def make_prepare(
+    kernel: LoadedKernel, signature: tuple[str, ...], grid: tuple[int, int, int], device: Device
+) -> Callable[[tuple[Any, ...]], Launch]:
+    """prepare(arguments with an Address for each address) -> launch(addresses, stream): enqueue on a stream's handle.
+
+    Allocates nothing on the device. Threads may launch at once: each takes a parameter block out of a pool.
+    """
+    from cuda.bindings import driver
+
+    launch_kernel, success = driver.cuLaunchKernel, driver.CUresult.CUDA_SUCCESS
+    threads, shared, function = kernel.artifact.threads, kernel.artifact.shared_bytes, kernel.handle
+    make_current, (x, y, z) = _make_current(device), grid
+
+    def prepare(arguments: tuple[Any, ...]) -> Launch:
+        template = Template(signature, arguments)
+        pool: list[ParameterBlock] = [template.block()]
+        write = template.write
+
+        def launch(addresses: tuple[int, ...], stream: int) -> None:
+            try:
+                block = pool.pop()
+            except IndexError:
+                block = template.block()
+            if block.addresses != addresses:
+                write(block, addresses)
+            make_current()
+            result = launch_kernel(function, x, y, z, threads, 1, 1, shared, stream, block.address, 0)
+            pool.append(block)
+            if result[0] is not success:
+                check(result)
+
+        return launch
+
+    return prepare
 
 
 def make_launch(
     kernel: LoadedKernel, signature: tuple[str, ...], grid: tuple[int, int, int], device: Device
 ) -> Callable[[tuple[Any, ...], int], None]:
-    """launch(arguments, stream): enqueue the kernel on a stream's handle. Allocates nothing on the device."""
-    from cuda.bindings import driver
-
-    block = ParameterBlock(signature)
-    maps = [i for i, token in enumerate(signature) if token == "tensor_map"]
-    threads, shared, function = kernel.artifact.threads, kernel.artifact.shared_bytes, kernel.handle
-    make_current = _make_current(device)
+    """launch(arguments, stream): enqueue a kernel that is launched once or a few times."""
+    prepare = make_prepare(kernel, signature, grid, device)
 
     def launch(arguments: tuple[Any, ...], stream: int) -> None:
-        if maps:
-            values = list(arguments)
-            for i in maps:
-                values[i] = encode(values[i])
-            block.fill(tuple(values))
-        else:
-            block.fill(arguments)
-        make_current()
-        result = driver.cuLaunchKernel(function, *grid, threads, 1, 1, shared, stream, block.address, 0)
-        if result[0].value:
-            check(result)
+        prepare(arguments)((), stream)
 
     return launch
 
@@ -107,17 +180,17 @@ def _make_current(device: Device) -> Callable[[], None]:
     from cuda.core import Device as CudaDevice
 
     context = int(check(driver.cuDevicePrimaryCtxRetain(device.ordinal)))
+    current = driver.cuCtxGetCurrent
 
     def make_current() -> None:
-        if int(driver.cuCtxGetCurrent()[1]) != context:
+        if int(current()[1]) != context:
             CudaDevice(device.ordinal).set_current()
 
     return make_current
 
 
-@lru_cache(maxsize=4096)
-def encode(tensor_map: TensorMap) -> bytes:
-    """The 128 bytes of a TMA descriptor: 128-byte swizzle, zeros outside the tensor."""
+def encoder(tensor_map: TensorMap) -> Callable[[int], bytes]:
+    """A function from an address to the 128 bytes of a TMA descriptor: 128-byte swizzle, zeros outside the tensor."""
     from cuda.bindings import driver as d
 
     view = tensor_map.view
@@ -129,19 +202,21 @@ def encode(tensor_map: TensorMap) -> bytes:
         for length, stride in zip((seqlen, heads, batch), (view.strides[1], view.strides[2], view.strides[0]), strict=True)
     ]
     kinds = d.CUtensorMapDataType
-    encoded = check(
-        d.cuTensorMapEncodeTiled(
-            kinds.CU_TENSOR_MAP_DATA_TYPE_FLOAT16 if view.dtype == "float16" else kinds.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-            4,
-            view.pointer,
-            [size(n) for n in (head_dim, seqlen, heads, batch)],
-            [size(n) for n in strides],
-            [d.cuuint32_t(n) for n in (tensor_map.columns, tensor_map.rows, 1, 1)],
-            [d.cuuint32_t(1)] * 4,
-            d.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
-            d.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B,
-            d.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-            d.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-        )
+    kind = kinds.CU_TENSOR_MAP_DATA_TYPE_FLOAT16 if view.dtype == "float16" else kinds.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+    before = (kind, 4)
+    after = (
+        [size(n) for n in (head_dim, seqlen, heads, batch)],
+        [size(n) for n in strides],
+        [d.cuuint32_t(n) for n in (tensor_map.columns, tensor_map.rows, 1, 1)],
+        [d.cuuint32_t(1)] * 4,
+        d.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
+        d.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B,
+        d.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+        d.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
     )
-    return struct.pack("<16Q", *[int(word) for word in encoded.opaque])
+
+    def encode(address: int) -> bytes:
+        encoded = check(d.cuTensorMapEncodeTiled(*before, address, *after))
+        return struct.pack("<16Q", *[int(word) for word in encoded.opaque])
+
+    return encode

@@ -2,40 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from numba_fa.dispatch.addresses import FIRST_AUX, LSE, OUT, aux_views, with_addresses, with_places
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.variant import Arrays, Variant
 from numba_fa.errors import ProblemError
 from numba_fa.problem.arrays import ArrayView
+from numba_fa.problem.overlap import span
 from numba_fa.problem.problem import Problem
 
+Launch = Callable[[tuple[int, ...], int], None]  # (addresses, stream)
+_MOST_READY = 64  # ways for arrays to lie that a plan remembers
 
-def _untold(array: Any) -> None:
-    """Say to nobody that an array was written."""
+
+@dataclass(frozen=True)
+class Access:
+    """How a plan reaches the caller's arrays (adapters).
+
+    view(array) -> ArrayView, or an error that says what is wrong with it. libraries: by the type of an array what its
+    library does, of which `glance`, `glances`, `streams` and `wrote` are used (`adapters.library.Library`).
+    """
+
+    view: Callable[[Any], ArrayView]
+    libraries: Mapping[type, Any]
+
+
+class Ready:
+    """A plan for arrays that lie in one way, checked but for their addresses.
+
+    launch(addresses of q, k, v, out, lse (0: none) and of the aux arrays, stream). stream(q): the caller's. wrote(array)
+    tells the library of a result.
+    """
+
+    __slots__ = ("_apart", "_inputs", "_last", "_out", "launch", "stream", "wrote")
+
+    def __init__(self, launch: Launch, library: Any, q: Any, views: list[ArrayView]) -> None:
+        self.launch, self.stream, self.wrote = launch, library.streams(q), library.wrote
+        self._last: tuple[int, ...] = ()
+        spans = [(low - view.pointer, high - view.pointer) for view in views for low, high in [span(view)]]
+        self._out = spans[OUT]
+        # Of each array that is read: which address, and where its bytes begin and end beside it.
+        self._inputs = [(i, *reach) for i, reach in enumerate(spans) if i not in (OUT, LSE)]
+        self._apart: set[tuple[int, ...]] = set()
+
+    def out_is_apart(self, addresses: tuple[int, ...]) -> bool:
+        """Whether out shares no byte with what is read, or lies to it as it lay in a call that was checked."""
+        if addresses == self._last:
+            return True
+        out = addresses[OUT]
+        low, high = out + self._out[0], out + self._out[1]
+        for i, start, end in self._inputs:
+            at = addresses[i]
+            if at + start < high and low < at + end:
+                return self._distances(addresses) in self._apart
+        self._last = addresses
+        return True
+
+    def note_apart(self, addresses: tuple[int, ...]) -> None:
+        """Remember that out may lie so to what is read; only of arrays whose ranges interleave that is news."""
+        if not self.out_is_apart(addresses):
+            if len(self._apart) >= _MOST_READY:
+                self._apart.clear()
+            self._apart.add(self._distances(addresses))
+
+    def _distances(self, addresses: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(addresses[i] - addresses[OUT] for i, _, _ in self._inputs)
 
 
 @dataclass(frozen=True)
 class Plan:
     """A chosen, compiled and loaded kernel for one problem.
 
-    `run` takes the caller's arrays; `view` turns an array into an ArrayView and its stream (adapters); `launch`
-    takes the kernel's parameter values and a stream handle; `wrote` tells an array's library that it was written.
-    `kept` are the arrays of mask, biases and sink_logits, as (what it is called, array, its view when planned).
+    launch(arguments, stream) takes the kernel's parameter values and a stream's handle. prepare, where there is one,
+    takes them with an Address for each address, once, and gives what launches on addresses alone. `kept` are the arrays
+    of mask, biases and sink_logits, as (what it is called, array, (address, facts) at a glance); a plan without them
+    trusts that the problem's stay where they are.
     """
 
     problem: Problem
     variant: Variant
     key: DispatchKey
     device: Device
-    launch: Callable[[tuple[Any, ...], int], None]
-    view: Callable[[Any], ArrayView] = field(repr=False)
-    stream_of: Callable[[Any], int] = field(repr=False)
-    wrote: Callable[[Any], None] = field(default=_untold, repr=False)
-    kept: tuple[tuple[str, Any, ArrayView], ...] = field(default=(), repr=False)
+    access: Access = field(repr=False)
+    launch: Callable[[tuple[Any, ...], int], None] | None = field(default=None, repr=False)
+    prepare: Callable[[tuple[Any, ...]], Launch] | None = field(default=None, repr=False)
+    kept: tuple[tuple[str, Any, Any], ...] = field(default=(), repr=False)
+    _ready: dict[Any, Ready] = field(default_factory=dict, init=False, compare=False, repr=False)
+    # Of the last call: its library's check and function for addresses, how these end in bits, whether it had lse, Ready.
+    _last: list[tuple[Any, ...]] = field(default_factory=lambda: [(None,) * 5], init=False, compare=False, repr=False)
+
+    @cached_property
+    def _aux(self) -> tuple[Any, ...]:
+        return tuple(array for _, array, _ in self.kept)
+
+    @cached_property
+    def _aux_at(self) -> tuple[int, ...]:
+        planned = [view.pointer for view in aux_views(self.problem)]
+        return tuple(at for _, _, (at, _) in self.kept) or tuple(planned)
 
     def run(self, q: Any, k: Any, v: Any, out: Any, lse: Any = None) -> None:
         """Compute into `out` and, if given, `lse`, on the caller's current stream. Allocates no device memory.
@@ -46,35 +114,108 @@ class Plan:
         is not checked. JAX arrays are immutable, so no plan writes to them. Mask, biases and sink_logits are those that
         the plan was made with; their arrays may have other contents since, but must lie where they lay.
         """
-        self._check_kept()
-        view = self.view
-        arrays = Arrays(view(q), view(k), view(v), view(out), None if lse is None else view(lse))
-        found = Problem.from_views(
-            arrays.q, arrays.k, arrays.v, mask=self.problem.mask, bias=self.problem.biases,
-            sink_logits=self.problem.sink_logits, scale=self.problem.scale, out=arrays.out, lse=arrays.lse,
-        )  # fmt: skip
-        if found != self.problem and not self._covers(found):
-            raise ProblemError([f"this plan is for {self.problem.summary}, alignment {self.problem.alignment}; "
-                                f"the arrays make {found.summary}, alignment {found.alignment}"])  # fmt: skip
-        self.run_arrays(arrays, self.stream_of(q))
-        self.wrote(out)
+        try:
+            ready, addresses = self._guarded(q, k, v, out, lse) or self._remembered(q, k, v, out, lse)
+            known = ready.out_is_apart(addresses)
+        except Exception:  # arrays that lie in a new way, or a fault, which is told below
+            known = False
+        if not known:
+            ready, addresses = self._checked(q, k, v, out, lse)
+        ready.launch(addresses, ready.stream(q))
+        ready.wrote(out)
         if lse is not None:
-            self.wrote(lse)
+            ready.wrote(lse)
 
-    def run_arrays(self, arrays: Arrays, stream: int) -> None:
-        """`run` for arrays that were viewed and checked already."""
-        arguments = self.variant.arguments(self.problem, self.key, arrays)
-        self.launch(arguments + self.variant.program(self.problem) if self.variant.programmed else arguments, stream)
+    def _guarded(self, q: Any, k: Any, v: Any, out: Any, lse: Any) -> tuple[Ready, tuple[int, ...]] | None:
+        """Ready for these arrays, and their addresses, if all lie as the last ones did."""
+        check, address, ending, with_lse, ready = self._last[0]
+        if check is None or with_lse is (lse is None):
+            return None
+        if not (check(q, k, v, out, lse, *self._aux) if with_lse else check(q, k, v, out, *self._aux)):
+            return None
+        q_at, k_at, v_at, out_at = address(q), address(k), address(v), address(out)
+        aux = tuple(map(address, self._aux)) if self._aux else self._aux_at
+        if (q_at | k_at | v_at | out_at) & 15 != ending or aux != self._aux_at:
+            return None
+        return ready, (q_at, k_at, v_at, out_at, address(lse) if with_lse else 0, *aux)
 
-    def _check_kept(self) -> None:
-        """ProblemError where an array of mask, biases or sink_logits has been freed, moved or resized since."""
-        faults = []
-        for label, array, planned in self.kept:
-            now = self.view(array)
-            if now != planned:
-                faults.append(f"{label} was {_place(planned)} when this plan was made; it is {_place(now)} now")
+    def _remembered(self, q: Any, k: Any, v: Any, out: Any, lse: Any) -> tuple[Ready, tuple[int, ...]]:
+        """Ready for these arrays, and their addresses; KeyError, or anything else, where that must be found out."""
+        libraries = self.access.libraries
+        *addresses, facts = libraries[type(q)].glances(q, k, v, out, lse)
+        addresses += self._kept_addresses()
+        ending = (addresses[0] | addresses[1] | addresses[2] | addresses[OUT]) & 15
+        ready = self._ready[facts, ending]
+        guard = libraries[type(q)].guard
+        if guard is not None and all(libraries[type(array)] is libraries[type(q)] for array in self._aux):
+            check = guard(q, k, v, out, *(() if lse is None else (lse,)), *self._aux)
+            self._last[0] = check, libraries[type(q)].address, ending, lse is not None, ready
+        return ready, tuple(addresses)
+
+    def ready(self, arrays: Arrays, q: Any) -> Ready:
+        """The plan for arrays that lie as these do, which were viewed and checked already; q is the caller's."""
+        views = [arrays.q, arrays.k, arrays.v, arrays.out, arrays.lse or arrays.out, *aux_views(self.problem)]
+        if self.prepare is None:
+            launch = self._by_values(arrays)
+        else:
+            launch = self.prepare(self._arguments(*with_places(self.problem, arrays)))
+        return Ready(launch, self.access.libraries[type(q)], q, views)
+
+    def _arguments(self, problem: Problem, arrays: Arrays) -> tuple[Any, ...]:
+        own = self.variant.arguments(problem, self.key, arrays)
+        return (*own, *self.variant.program(problem)) if self.variant.programmed else own
+
+    def _by_values(self, arrays: Arrays) -> Launch:
+        """Launching on addresses where every argument is made anew for them."""
+        assert self.launch is not None
+        run, problem = self.launch, self.problem
+
+        def launch(addresses: tuple[int, ...], stream: int) -> None:
+            run(self._arguments(*with_addresses(problem, arrays, addresses)), stream)
+
+        return launch
+
+    def _checked(self, q: Any, k: Any, v: Any, out: Any, lse: Any) -> tuple[Ready, tuple[int, ...]]:
+        """Ready for these arrays, and their addresses; ProblemError for any fault of theirs."""
+        view, aux = self.access.view, self._kept_addresses()
+        arrays = Arrays(view(q), view(k), view(v), view(out), None if lse is None else view(lse))
+        asked = self.problem
+        found = Problem.from_views(
+            arrays.q, arrays.k, arrays.v, mask=asked.mask, bias=asked.biases, sink_logits=asked.sink_logits,
+            scale=asked.scale, out=arrays.out, lse=arrays.lse,
+        )  # fmt: skip
+        if found != asked and not self._covers(found):
+            raise ProblemError([f"this plan is for {asked.summary}, alignment {asked.alignment}; "
+                                f"the arrays make {found.summary}, alignment {found.alignment}"])  # fmt: skip
+        addresses = (
+            arrays.q.pointer, arrays.k.pointer, arrays.v.pointer, arrays.out.pointer, arrays.lse_pointer, *aux,
+        )  # fmt: skip
+        try:
+            facts = self.access.libraries[type(q)].glances(q, k, v, out, lse)[-1]
+            key = facts, (addresses[0] | addresses[1] | addresses[2] | addresses[OUT]) & 15
+        except Exception:  # arrays of several libraries: checked each time
+            return self.ready(arrays, q), addresses
+        ready = self._ready.get(key)
+        if ready is None:
+            ready = self.ready(arrays, q)
+            if len(self._ready) >= _MOST_READY:
+                self._ready.clear()
+            self._ready[key] = ready
+        ready.note_apart(addresses)
+        return ready, addresses
+
+    def _kept_addresses(self) -> tuple[int, ...]:
+        """Where the arrays of mask, biases and sink_logits are; ProblemError where one was freed, moved or resized."""
+        libraries = self.access.libraries
+        seen = [(label, planned, libraries[type(array)].glance(array)) for label, array, planned in self.kept]
+        faults = [
+            f"{label} is not where and as it was when this plan was made; its memory was freed, moved or resized"
+            for label, planned, now in seen
+            if now != planned
+        ]
         if faults:
             raise ProblemError(faults)
+        return self._aux_at
 
     def _covers(self, found: Problem) -> bool:
         """Whether `found` differs in alignment only, and has enough of it."""
@@ -86,5 +227,4 @@ class Plan:
         return same and found.alignment >= self.variant.alignment
 
 
-def _place(view: ArrayView) -> str:
-    return f"{view.dtype} {view.shape} with strides {view.strides} at {view.pointer:#x} on {view.device}"
+assert FIRST_AUX == LSE + 1

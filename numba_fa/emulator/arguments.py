@@ -17,15 +17,14 @@ _FLAT = {"float32*": np.float32, "uint16*": np.uint16}
 class DeviceArray:
     """An array among a program's arguments: read only, every index checked.
 
-    Elements come as device code computes with them: integers as int, 16-bit floats as float32.
+    Elements come as device code computes with them: integers as int, floats as float32.
     """
 
     def __init__(self, array: np.ndarray) -> None:
         self._data = array
         self.shape, self.ndim, self.size = array.shape, array.ndim, array.size
-        # The 16-bit floats of ml_dtypes are of kind "V".
-        wide = np.float64 if array.itemsize == 8 else np.float32
-        self._convert: Any = {"b": bool, "i": int, "u": int}.get(array.dtype.kind, wide)
+        # What is none of these is a float; the 16-bit ones of ml_dtypes are of kind "V".
+        self._convert: Any = {"b": bool, "i": int, "u": int}.get(array.dtype.kind, np.float32)
 
     def __getitem__(self, index: Any) -> Any:
         place = index if isinstance(index, tuple) else (index,)

@@ -7,63 +7,35 @@ from typing import Any
 import numpy as np
 
 from numba_fa.emulator.errors import EmulationError, HazardError
-from numba_fa.emulator.shared import BARRIER, IN_FLIGHT, UNWRITTEN
 from numba_fa.emulator.threads import current
 
 
 class SharedArray:
     """Shared memory from `address` to the block's end, as elements of `dtype`.
 
-    Two threads that touch an element, one of them writing, with no barrier completed in between, race: HazardError.
-    A warp's own lockstep counts for nothing, as on the hardware since Volta.
+    Two threads that touch an element, one of them writing, with no barrier between, race: HazardError. A warp's own
+    lockstep counts for nothing, as on the hardware since Volta.
     """
 
     def __init__(self, block: Any, dtype: Any, address: int) -> None:
         self._block, self._dtype, self.address = block, np.dtype(dtype), address
-        shared, size = block.shared, self._dtype.itemsize
-        self._length = (shared.limit - address) // size
-        span = slice(address, address + self._length * size)
-        self._data = shared.bytes[span].view(self._dtype)
-        self._state = shared.state[span]
-        # Of the last write, and of reads since the last barrier: (epoch, thread); thread -1 stands for several.
-        self._writes, self._reads = block.accesses
+        self._shared, self._size = block.shared, self._dtype.itemsize
+        self._length = (self._shared.limit - address) // self._size
+        self._data = self._shared.bytes[address : address + self._length * self._size].view(self._dtype)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             if index.stop is not None or index.step is not None:
                 raise EmulationError(f"shared memory is sliced {index}; only [start:] is emulated")
-            return self._block.shared_array(self._dtype, self.address + int(index.start) * self._dtype.itemsize)
+            return self._block.shared_array(self._dtype, self.address + int(index.start) * self._size)
         index = self._checked(index)
-        state = self._state[index * self._dtype.itemsize]
-        if state in (UNWRITTEN, IN_FLIGHT, BARRIER):
-            raise HazardError(f"element {index} of shared memory is read, but it is unwritten or in flight")
-        thread, epoch = current().index, self._block.epoch
-        place = self.address + index * self._dtype.itemsize
-        written = self._writes.get(place)
-        if written and written[0] == epoch and written[1] != thread:
-            raise HazardError(
-                f"thread {thread} reads element {index} that thread {written[1]} writes: no barrier between"
-            )
-        read = self._reads.get(place)
-        several = read and read[0] == epoch and read[1] != thread
-        self._reads[place] = (epoch, -1 if several else thread)
+        self._shared.read_word(self.address + index * self._size, current().index)
         return self._data[index]
 
     def __setitem__(self, index: int, value: Any) -> None:
         index = self._checked(index)
-        size = self._dtype.itemsize
-        thread, epoch = current().index, self._block.epoch
-        place = self.address + index * size
-        for access, name in ((self._writes.get(place), "writes"), (self._reads.get(place), "reads")):
-            if access and access[0] == epoch and access[1] != thread:
-                other = "others" if access[1] < 0 else f"thread {access[1]}"
-                raise HazardError(f"thread {thread} writes element {index} that {other} {name}: no barrier between")
-        shared = self._block.shared
-        if shared.sources[place >> 4] or self._state[index * size] in (IN_FLIGHT, BARRIER):
-            raise HazardError(f"thread {thread} overwrites element {index}, which is in flight or an mbarrier")
-        self._writes[place] = (epoch, thread)
+        self._shared.write_word(self.address + index * self._size, self._size, current().index)
         self._data[index] = value
-        shared.note_write(place, size, thread)
 
     def _checked(self, index: int) -> int:
         if not 0 <= index < self._length:

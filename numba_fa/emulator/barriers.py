@@ -28,10 +28,14 @@ class Mbarrier:
     phase: int = 0
     turns: int = 0
     fenced: bool = False
-    loads: list[tuple[int, Callable[[], None]]] = field(default_factory=list)
+    loads: list[tuple[int, Callable[[int, int], None]]] = field(default_factory=list)
     waiters: list = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        order, maker = self.block.order, current().index
+        self.agent, self.maker = order.agent(), (maker, int(order.now(maker)))
+        # What the arrivals knew: of all so far, and as of the last phase that ended.
+        self.gathered, self.over = order.nothing(), order.nothing()
         if self.count < 1:
             raise EmulationError(f"{self.name} counts {self.count} arrivals; at least 1 is wanted")
         self.pending = self.count
@@ -40,20 +44,21 @@ class Mbarrier:
         """One arrival, announcing `expected` bytes before it."""
         if self.pending == 0:
             raise EmulationError(f"{self.name} gets more than its {self.count} arrivals in one phase")
+        self.block.order.release(current().index, self.gathered)
         self.expected += expected
         self.pending -= 1
         self._complete()
 
     def wait(self, parity: int) -> None:
         """Until the phase of `parity` has ended, seen by a thread that polls: it may miss phases that pass by."""
-        if self.phase != parity & 1:
-            return
         thread, turn = current(), (self.address, self.turns)
-        self.block.begin_wait("mbarrier_wait", thread.index, turn, self.name)
-        while self.phase == parity & 1:
-            self.waiters.append(thread)
-            self.block.threads.pause(lambda: self._describe(parity & 1))
-        self.block.end_wait("mbarrier_wait", thread.index, turn)
+        if self.phase == parity & 1:
+            self.block.begin_wait("mbarrier_wait", thread.index, turn, self.name)
+            while self.phase == parity & 1:
+                self.waiters.append(thread)
+                self.block.threads.pause(lambda: self._describe(parity & 1))
+            self.block.end_wait("mbarrier_wait", thread.index, turn)
+        self.block.order.acquire(thread.index, self.over)
 
     @property
     def can_land(self) -> bool:
@@ -62,9 +67,10 @@ class Mbarrier:
         return bool(self.waiters and self.loads and self.pending == 0 and bytes_in_flight == self.expected)
 
     def land(self) -> None:
-        """All loads in flight arrive."""
+        """All loads in flight arrive, at a time that those know who wait for this phase."""
+        self.gathered[self.agent] = self.turns + 1
         for size, arrive in self.loads:
-            arrive()
+            arrive(self.agent, self.turns + 1)
             self.expected -= size
         self.loads.clear()
         self._complete()
@@ -79,6 +85,7 @@ class Mbarrier:
         if self.pending or self.expected or self.loads:
             return
         self.phase ^= 1
+        self.over = self.gathered.copy()
         self.turns += 1
         self.pending = self.count
         waiters, self.waiters = self.waiters, []
@@ -98,6 +105,9 @@ class NamedBarrier:
     turns: int = 0
     waiters: list = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._gathered = self.block.order.nothing()
+
     def come(self, size: int, wait: bool) -> None:
         """This thread arrives and, with `wait`, stays until all have."""
         if size % 32 or size < 32:
@@ -106,14 +116,19 @@ class NamedBarrier:
             raise EmulationError(f"barrier {self.number} is met with {size} threads and with {self.size}")
         self.size = size
         self.arrived += 1
+        order, thread = self.block.order, current()
+        order.release(thread.index, self._gathered)
         if self.arrived == size:
             self.arrived = 0
             self.turns += 1
             waiters, self.waiters = self.waiters, []
+            leaving = [waiter.index for waiter in waiters] + ([thread.index] if wait else [])
+            order.acquire(leaving, self._gathered)
+            self._gathered = order.nothing()
             self.block.threads.wake(waiters)
             self.on_complete(self.number, size)
         elif wait:
-            thread, turn = current(), (self.number, self.turns)
+            turn = (self.number, self.turns)
             self.block.begin_wait("barrier_wait", thread.index, turn, f"barrier {self.number}")
             self.waiters.append(thread)
             self.block.threads.pause(lambda: f"barrier {self.number} ({self.arrived} of {self.size} threads there)")

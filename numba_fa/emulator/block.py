@@ -11,10 +11,11 @@ from numba_fa.emulator.arrays import SharedArray
 from numba_fa.emulator.barriers import Mbarrier, NamedBarrier
 from numba_fa.emulator.errors import EmulationError, HazardError
 from numba_fa.emulator.memory import FlatPointer, GlobalMemory
+from numba_fa.emulator.order import Order
 from numba_fa.emulator.shared import BARRIER, SharedMemory
 from numba_fa.emulator.stores import Stores
 from numba_fa.emulator.tensor_core import Warpgroup
-from numba_fa.emulator.threads import WARP, Threads
+from numba_fa.emulator.threads import WARP, Threads, current
 from numba_fa.emulator.trace import Event, Trace
 
 NAMED_BARRIERS = 16
@@ -38,17 +39,16 @@ class Block:
     ) -> None:
         self.index, self.grid, self.size = index, grid, size
         self.rng = np.random.default_rng([seed, *index])
-        self.shared = SharedMemory(_SHARED_START + 16 * int(self.rng.integers(64)), shared_bytes)
+        self.order = Order(size)
+        self.shared = SharedMemory(_SHARED_START + 16 * int(self.rng.integers(64)), shared_bytes, self.order)
         self.memory, self.trace = memory, trace
         self.mbarriers: dict[int, Mbarrier] = {}
         self.named: dict[int, NamedBarrier] = {}
         self.stores = Stores(self)
         self.warpgroups: dict[int, Warpgroup] = {}
-        self.accesses: tuple[dict[int, Any], dict[int, Any]] = ({}, {})  # writes and reads of shared arrays
         self._arrays: dict[tuple[Any, int], SharedArray] = {}
         self._step = 0
         self._waits: dict[tuple[str, int, tuple[int, int]], Event] = {}
-        self.epoch = 0  # how often any barrier has completed: orders accesses to shared arrays
         self.threads: Threads
 
     def run(self, kernel: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -115,7 +115,10 @@ class Block:
         """The mbarrier at an address; EmulationError when none was made there."""
         if address not in self.mbarriers:
             raise EmulationError(f"no mbarrier was initialised at {address:#x}")
-        return self.mbarriers[address]
+        barrier, thread = self.mbarriers[address], current().index
+        if not self.order.knows(thread, *barrier.maker):
+            raise HazardError(f"thread {thread} uses {barrier.name}: no barrier after thread {barrier.maker[0]} makes it")
+        return barrier
 
     def named_barrier(self, number: int) -> NamedBarrier:
         """The numbered barrier; 0 is syncthreads'."""
@@ -135,11 +138,9 @@ class Block:
         return self._arrays[dtype, address]
 
     def _phase_over(self, address: int) -> None:
-        self.epoch += 1
         self.record("mbarrier_phase", -1, 0, address)
 
     def _barrier_over(self, number: int, size: int) -> None:
-        self.epoch += 1
         self.record("barrier", -1, size, number)
 
     def _landings(self) -> list[Callable[[], None]]:

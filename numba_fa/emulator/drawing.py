@@ -38,7 +38,7 @@ def draw(trace: Trace, path: str | PathLike[str] | None, block: Place | None) ->
     axes.set(xlim=(0, steps), ylim=(warps, -1), xlabel="event of the block: an order, not time", ylabel="warp")
     axes.set_yticks(range(warps))
     where = events[0].block if events else block
-    axes.set_title(f"block {where}")
+    axes.set_title(f"{trace.title} block {where}".strip())
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, frameon=False)
     if path is not None:
         figure.savefig(path, dpi=120)

@@ -40,7 +40,9 @@ class Stores:
         What the tensor clips may hold anything.
         """
         shared = self._block.shared
-        shared.require(numbers[tensor.touched(*coordinates)], "tma_store")
+        touched = numbers[tensor.touched(*coordinates)]
+        if touched.size:
+            shared.require(touched, "tma_store", [thread])
         shared.sources[numbers] += 1
         note = f"box at {coordinates}"
         event = self._block.record("tma_store", thread, tensor.box_bytes, int(numbers[0, 0]) << 4, note)
@@ -56,7 +58,7 @@ class Stores:
         """The thread's committed groups have read their sources, and written."""
         queue = self._queue(thread)
         for store in queue.committed:
-            self._perform(store)
+            self._perform(store, thread)
         queue.committed = []
 
     def finish(self) -> None:
@@ -64,15 +66,15 @@ class Stores:
         for thread, queue in self._queues.items():
             for store in queue.committed + queue.open:
                 self._block.record("store_at_exit", thread, store.tensor.box_bytes, int(store.numbers[0, 0]) << 4)
-                self._perform(store)
+                self._perform(store, thread)
         self._queues.clear()
 
     def _queue(self, thread: int) -> _Queue:
         return self._queues.setdefault(thread, _Queue())
 
-    def _perform(self, store: _Store) -> None:
+    def _perform(self, store: _Store, thread: int) -> None:
         shared = self._block.shared
         box = shared.chunks[store.numbers].reshape(store.tensor.rows, -1).view(np.uint16)
         store.tensor.write(box, *store.coordinates)
-        shared.sources[store.numbers] -= 1
+        shared.finish_store(store.numbers, thread)
         self._block.end(store.event)

@@ -54,61 +54,62 @@ def decode(descriptor: int) -> Descriptor:
     return (descriptor & 0x3FFF) << 4, ((descriptor >> 16) & 0x3FFF) << 4, ((descriptor >> 32) & 0x3FFF) << 4
 
 
-def read_k_major(shared: Any, descriptors: list[int], rows: int) -> np.ndarray:
-    """An operand whose rows run along the summed axis: (rows, 16 * steps) uint16, one descriptor a step."""
+def k_major(shared: Any, descriptors: list[int], rows: int) -> np.ndarray:
+    """Chunks (rows, 2 * steps) of an operand whose rows run along the summed axis, one descriptor a step."""
     row, chunk = np.arange(rows)[:, None], np.arange(2)[None, :]
     addresses = []
     for start, _, stride in map(decode, descriptors):
         addresses.append(start + row // 8 * stride + row % 8 * 128 + chunk * 16)
-    return _words(shared, np.concatenate(addresses, axis=1))
+    return shared.numbers(swizzle_128(np.concatenate(addresses, axis=1)), "wgmma")
 
 
-def read_mn_major(shared: Any, descriptors: list[int], columns: int) -> np.ndarray:
-    """An operand whose rows run across the summed axis: (16 * steps, columns) uint16, one descriptor a step."""
+def mn_major(shared: Any, descriptors: list[int], columns: int) -> np.ndarray:
+    """Chunks (16 * steps, columns // 8) of an operand whose rows run across the summed axis, one descriptor a step."""
     k, chunk = np.arange(16)[:, None], np.arange(columns // 8)[None, :]
     addresses = []
     for start, leading, stride in map(decode, descriptors):
         addresses.append(start + chunk // 8 * leading + k // 8 * stride + k % 8 * 128 + chunk % 8 * 16)
-    return _words(shared, np.concatenate(addresses, axis=0))
+    return shared.numbers(swizzle_128(np.concatenate(addresses, axis=0)), "wgmma")
 
 
-def _words(shared: Any, addresses: np.ndarray) -> np.ndarray:
-    numbers = shared.numbers(swizzle_128(addresses), "wgmma")
-    shared.require(numbers, "wgmma")
-    return shared.chunks[numbers].reshape(addresses.shape[0], -1).view(np.uint16)
+def words_of(shared: Any, numbers: np.ndarray) -> np.ndarray:
+    """An operand as uint16: its chunks (rows, n), 8 words each."""
+    return shared.chunks[numbers].reshape(numbers.shape[0], -1).view(np.uint16)
 
 
 class Group:
     """One committed group: a product that is finished by a wait. values, once finished: (128, registers) float32.
 
-    read() fetches the operands that lie in shared memory; multiply(operands) makes the 64 x columns tile. The
-    hardware may fetch at any moment from the start to the wait: both ends are tried, and must agree. fault: what was
-    wrong with an operand; the product is then poison, an error only to who uses it.
+    operands: chunks of those that lie in shared memory, which nobody may overwrite from start to wait, since the
+    hardware reads them at any moment between; multiply(their words) makes the 64 x columns tile. fault: what was wrong
+    with an operand; the product is then poison, an error only to who uses it.
     """
 
-    def __init__(self, read: Callable[[], list[np.ndarray]], multiply: Callable[..., np.ndarray]) -> None:
-        self._read, self._multiply = read, multiply
+    def __init__(self, operands: list[np.ndarray], multiply: Callable[..., np.ndarray]) -> None:
+        self._operands, self._multiply = operands, multiply
         self.fault: str | None = None
         self.finished = False
         self.values: np.ndarray | None = None
-        self._at_start = self._fetch()
 
-    def finish(self) -> None:
-        """Fetch the operands at the last moment and compute."""
-        operands = self._fetch()
-        self.finished = True
-        if self.fault is None and any((now != then).any() for now, then in zip(operands, self._at_start, strict=True)):
-            self.fault = "shared operands of a wgmma changed between its start and its wait"
-        if self.fault is None:
-            self.values = fragments_of(self._multiply(*operands))
-        self._at_start = []
-
-    def _fetch(self) -> list[np.ndarray]:
+    def start(self, shared: Any, warpgroup: int) -> None:
+        """Look at the operands and guard them."""
+        threads = list(range(128 * warpgroup, 128 * warpgroup + 128))
         try:
-            return self._read() if self.fault is None else []
+            for numbers in self._operands:
+                shared.require(numbers, "wgmma", threads)
         except HazardError as error:
             self.fault = str(error)
-            return []
+            return
+        for numbers in self._operands:
+            shared.start_product(numbers)
+
+    def finish(self, shared: Any, warpgroup: int) -> None:
+        """Compute, and let go of the operands."""
+        self.finished = True
+        if self.fault is None:
+            self.values = fragments_of(self._multiply(*[words_of(shared, numbers) for numbers in self._operands]))
+            for numbers in self._operands:
+                shared.finish_product(numbers, warpgroup)
 
 
 class InFlight:
@@ -135,6 +136,7 @@ class Warpgroup:
 
     def start(self, group: Group, operations: int, note: str) -> Group:
         """Commit a product as a group of its own."""
+        group.start(self._block.shared, self.number)
         if group.fault:
             self.spoilt.append(group)
         event = self._block.record("wgmma", 128 * self.number, operations, 0, note)
@@ -145,7 +147,7 @@ class Warpgroup:
         """Until at most `pending` younger groups are under way."""
         while len(self._pending) > pending:
             group, event = self._pending.pop(0)
-            group.finish()
+            group.finish(self._block.shared, self.number)
             self._block.end(event)
 
     def require_idle(self) -> None:

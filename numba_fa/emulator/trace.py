@@ -59,9 +59,10 @@ class Summary:
 
 @dataclass
 class Trace:
-    """Events in the order in which they began; blocks run one after another."""
+    """Events in the order in which they began; blocks run one after another. title: what ran."""
 
     events: list[Event] = field(default_factory=list)
+    title: str = ""
 
     def count(self, kind: str) -> int:
         """How many events of a kind."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from numba.cuda.types import Number
 
 from numba_fa.emulator import twins_backward, twins_elementwise, twins_fragment, twins_memory, twins_sync, twins_wgmma
 from numba_fa.emulator.errors import EmulationError
-from numba_fa.emulator.float32 import FUNCTIONS, MATH
+from numba_fa.emulator.float32 import MODULES, device_meaning
 from numba_fa.emulator.namespace import Cast, Cuda
 
 _TWINS: dict[str, Callable[..., Any]] = {
@@ -52,6 +51,8 @@ class Translator:
             return self._functions[source]
         names = set(_names(source.__code__))
         scope = {name: self.value(value) for name, value in source.__globals__.items() if name in names}
+        if "float" in names:
+            scope.setdefault("float", device_meaning(float))
         scope["__builtins__"] = source.__globals__["__builtins__"]
         cells = tuple(types.CellType() for _ in source.__closure__ or ())
         made = types.FunctionType(source.__code__, scope, source.__name__, source.__defaults__, cells)
@@ -72,13 +73,11 @@ class Translator:
             return Cuda
         if isinstance(value, Number):
             return Cast(value.name)
-        if value is math:
-            return MATH
-        if isinstance(value, types.BuiltinFunctionType):
-            return FUNCTIONS.get(value, value)
+        if isinstance(value, types.ModuleType):
+            return MODULES.get(value, value)
         if isinstance(value, types.FunctionType) and _root(value) not in _LIBRARIES:
             return self.function(value)
-        return value
+        return device_meaning(value)
 
 
 def _root(function: types.FunctionType) -> str:

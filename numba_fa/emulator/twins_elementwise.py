@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from numba_fa.emulator.dual import Dual, differentiated, slope_of
 from numba_fa.ptx.fragment import column_of, row_of
 
 _NEG_INF = np.float32(-np.inf)
@@ -32,6 +33,33 @@ def map_scores(count: int, function: Callable[..., Any], clamp: bool, fragment: 
     return result
 
 
+def map_both(
+    count: int, function: Callable[..., Any], clamp: bool, fragment: np.ndarray, *arguments: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """function of each element, and its derivative."""
+    *places, aux = arguments
+    values, slopes = np.asarray(fragment, np.float32), np.empty(count, np.float32)
+    function_of_duals = differentiated(function)
+    with np.errstate(all="ignore"):
+        for i, b, h, q, kv in _each(count, tuple(places), clamp):
+            slopes[i] = slope_of(function_of_duals(Dual(values[i], 1), b, h, q, kv, aux))
+    return map_scores(count, function, clamp, fragment, *arguments), slopes
+
+
+def map_gradient(
+    count: int, function: Callable[..., Any], clamp: bool, fragment: np.ndarray, outer: np.ndarray, *arguments: Any
+) -> np.ndarray:
+    """`outer` times the derivative."""
+    return chain(count, outer, map_both(count, function, clamp, fragment, *arguments)[1])
+
+
+def chain(count: int, outer: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+    """The product, 0 where `outer` is."""
+    outer = np.asarray(outer, np.float32)
+    with np.errstate(invalid="ignore"):
+        return np.where(outer == 0, outer, outer * np.asarray(slopes, np.float32))
+
+
 def keep_visible(
     count: int, function: Callable[..., Any], clamp: bool, bounded: bool, fragment: np.ndarray, *arguments: Any
 ) -> np.ndarray:
@@ -45,4 +73,4 @@ def keep_visible(
     return result
 
 
-TWINS = (map_scores, keep_visible)
+TWINS = (map_scores, map_both, map_gradient, chain, keep_visible)

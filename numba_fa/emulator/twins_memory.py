@@ -58,12 +58,12 @@ def tma_load(destination: int, descriptor: TensorMap, barrier: int, *coordinates
     mbarrier = block.mbarrier(int(barrier))
     if not mbarrier.fenced:
         raise HazardError(f"tma_load completes on {mbarrier.name}, made without fence_mbarrier_init after")
-    block.shared.begin_load(numbers, "tma_load")
+    block.shared.begin_load(numbers, "tma_load", current().index)
     place = [int(coordinate) for coordinate in coordinates]
 
-    def land() -> None:
+    def land(agent: int, time: int) -> None:
         chunks = descriptor.read(*place).view(np.uint8).reshape(*numbers.shape, 16)
-        block.shared.land(numbers, chunks)
+        block.shared.land(numbers, chunks, agent, time)
         block.end(event)
 
     mbarrier.loads.append((descriptor.box_bytes, land))

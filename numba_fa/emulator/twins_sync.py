@@ -48,6 +48,19 @@ def bar_arrive(number: int, size: int) -> None:
     current().block.named_barrier(int(number)).come(int(size), wait=False)
 
 
+def bar_warp_sync(mask: int) -> None:
+    """The lanes of a warp meet."""
+    if int(mask) & 0xFFFFFFFF != 0xFFFFFFFF:
+        raise EmulationError(f"bar_warp_sync of the lanes {int(mask) & 0xFFFFFFFF:#x}; only whole warps are emulated")
+    block = current().block
+
+    def combine(values: dict[int, None]) -> dict[int, None]:
+        block.order.join(list(values))
+        return values
+
+    block.threads.meet("bar_warp_sync", 32, None, combine)
+
+
 def shfl_bfly(value: np.float32, mask: int) -> Any:
     """The value of the lane whose number differs in the bits of `mask`."""
 
@@ -81,5 +94,5 @@ def setmaxnreg(registers: int, direction: str) -> None:
 
 TWINS = (
     mbarrier_init, mbarrier_expect_tx, mbarrier_arrive, mbarrier_wait, fence_mbarrier_init, bar_sync, bar_arrive,
-    shfl_bfly, warp_uniform, setmaxnreg,
+    bar_warp_sync, shfl_bfly, warp_uniform, setmaxnreg,
 )  # fmt: skip

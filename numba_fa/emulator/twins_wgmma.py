@@ -12,8 +12,8 @@ from numba_fa.emulator.tensor_core import (
     Group,
     InFlight,
     half_to_float32,
-    read_k_major,
-    read_mn_major,
+    k_major,
+    mn_major,
     tile_of,
 )
 from numba_fa.emulator.threads import current
@@ -28,17 +28,15 @@ def gemm_ss(n: int, steps: int, dtype: str, a_step: Step, b_step: Step, a: int, 
 
     def combine(values: dict[int, Any]) -> dict[int, InFlight]:
         a0, b0 = _same(values, "gemm_ss")
-
-        def read() -> list[np.ndarray]:
-            return [
-                read_k_major(shared, [a0 + a_step(k) for k in range(steps)], 64),
-                read_k_major(shared, [b0 + b_step(k) for k in range(steps)], n),
-            ]
+        operands = [
+            k_major(shared, [a0 + a_step(k) for k in range(steps)], 64),
+            k_major(shared, [b0 + b_step(k) for k in range(steps)], n),
+        ]
 
         def multiply(left: np.ndarray, right: np.ndarray) -> np.ndarray:
             return half_to_float32(left, dtype) @ half_to_float32(right, dtype).T
 
-        return _start(thread, values, Group(read, multiply), n, steps, f"{dtype}, A and B in shared memory")
+        return _start(thread, values, Group(operands, multiply), n, steps, f"{dtype}, A and B in shared memory")
 
     key = ("gemm_ss", n, steps, dtype)
     return thread.block.threads.meet(key, 128, (int(a), int(b)), combine)
@@ -53,26 +51,29 @@ def gemm_rs(n: int, steps: int, dtype: str, b_step: Step, fragment: Any, words: 
         (b0,) = _same({index: value[2:] for index, value in values.items()}, "gemm_rs")
         accumulator = [value[0] for value in values.values()]
         left = half_to_float32(tile_of(np.stack([value[1].view(np.uint16) for value in values.values()])), dtype)
-
-        def read() -> list[np.ndarray]:
-            return [read_mn_major(shared, [b0 + b_step(k) for k in range(steps)], n)]
+        operands = [mn_major(shared, [b0 + b_step(k) for k in range(steps)], n)]
 
         def multiply(right: np.ndarray) -> np.ndarray:
             # Read here: an accumulator may itself be of an older group, finished by now.
             return tile_of(np.stack([_registers(f) for f in accumulator])) + left @ half_to_float32(right, dtype)
 
-        return _start(thread, values, Group(read, multiply), n, steps, f"{dtype}, A in registers")
+        return _start(thread, values, Group(operands, multiply), n, steps, f"{dtype}, A in registers")
 
     key = ("gemm_rs", n, steps, dtype)
     return thread.block.threads.meet(key, 128, (fragment, words, int(b)), combine)
 
 
 def wgmma_wait(count: int, pending: int, fragment: Any) -> Any:
-    """Finish all but `pending` groups. A fragment whose group is among those stays in flight."""
+    """Finish all but `pending` groups. A fragment whose group is among those stays in flight.
+
+    Once a product is over, each of its threads knows what the others did before: all four warps took part in it. That is
+    more than the PTX manual says of memory, and what CUTLASS's pipelines rest on, where one thread hands a stage back.
+    """
     thread = current()
 
     def combine(values: dict[int, Any]) -> dict[int, Any]:
         thread.block.warpgroup(thread.index).wait(pending)
+        thread.block.order.join(list(values))
         return {index: _arrived(value) for index, value in values.items()}
 
     return thread.block.threads.meet(("wgmma_wait", count, pending), 128, fragment, combine, late=True)

@@ -123,21 +123,27 @@ def _prefix_int_whole(b, h, q_first, q_last, kv_first, kv_last, offset, length):
     return kv_last <= q_first + offset or kv_last < length
 
 
-def block_reach(b, h, q_first, q_last, kv_idx, table, block_m, block_n):
-    """`reach` of a block mask: table[b, h, m, n] is 2 * t + whole for the last block t <= n that has a visible key."""
+def block_reach(b, h, q_first, q_last, kv_idx, table, batch_rows, head_rows, bits_m, bits_n):
+    """`reach` of a block mask of 2**bits_m queries by 2**bits_n keys.
+
+    table[b * batch_rows + h * head_rows + m, n] is 2 * t + whole for the last block t <= n that has a key visible to
+    block m of queries, -1 when there is none.
+    """
     best = -1
-    n = max(kv_idx, 0) // block_n
-    for m in range(q_first // block_m, q_last // block_m + 1):
-        best = max(best, table[b, h, m, n] >> 1)
-    return min(kv_idx, best * block_n + block_n - 1)
+    n = max(kv_idx, 0) >> bits_n
+    row = b * batch_rows + h * head_rows
+    for m in range(q_first >> bits_m, (q_last >> bits_m) + 1):
+        best = max(best, table[row + m, n] >> 1)
+    return min(kv_idx, ((best + 1) << bits_n) - 1)
 
 
-def block_whole(b, h, q_first, q_last, kv_first, kv_last, table, block_m, block_n):
+def block_whole(b, h, q_first, q_last, kv_first, kv_last, table, batch_rows, head_rows, bits_m, bits_n):
     """`whole` of a block mask."""
     answer = True
-    for m in range(q_first // block_m, q_last // block_m + 1):
-        for n in range(kv_first // block_n, kv_last // block_n + 1):
-            answer = answer and table[b, h, m, n] == 2 * n + 1
+    row = b * batch_rows + h * head_rows
+    for m in range(q_first >> bits_m, (q_last >> bits_m) + 1):
+        for n in range(kv_first >> bits_n, (kv_last >> bits_n) + 1):
+            answer = answer and table[row + m, n] == 2 * n + 1
     return answer
 
 

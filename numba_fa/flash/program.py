@@ -75,7 +75,7 @@ class _Writer:
             parts = [self.mask(names) for _ in range(int(name[3:]))]
             return self._together(name[:3], parts)
         if name == "block":
-            table = self._take(3)
+            table = self._take(block_reach.__code__.co_argcount - 5)
             visible, _, _ = self.mask(names)
             return (
                 visible,

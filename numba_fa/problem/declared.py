@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from numba_fa.problem.arrays import ArrayView
@@ -51,12 +52,12 @@ class Declaration:
         """Kinds of its launch arguments in order: "int32", "float32" or "array:<dtype>:<axes>"."""
         return ()
 
-    @property
+    @cached_property
     def arrays(self) -> tuple[tuple[str, Any], ...]:
         """(what it is called, array) of each array, in the order of the array tokens."""
         return tuple((f"{self.kind}'s {name}", getattr(self, name)) for name in self.ARRAYS)
 
-    @property
+    @cached_property
     def skeleton(self) -> tuple[Any, ...]:
         """All but the arrays, hashable: with the arrays' dtypes and shapes it decides what is compiled and launched."""
         return (self.kind, *[getattr(self, f.name) for f in fields(self) if f.name not in self.ARRAYS])  # type: ignore[arg-type]

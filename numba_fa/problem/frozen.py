@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 _FLAGS = 0x04 | 0x08 | 0x20 | 0x80 | 0x200  # *args, **kwargs, generator, coroutine, asynchronous generator
 _DEREF = frozenset(dis.hasfree)
@@ -61,7 +61,44 @@ def freeze(function: Any) -> Frozen:
     python = getattr(function, "py_func", function)
     if not isinstance(python, FunctionType):
         raise Unfrozen([f"is {function!r}; a Python function is wanted, plain or compiled by Numba"])
-    return _Freezer().function(python)
+    cells = python.__closure__ or ()
+    known = _KNOWN_CODES.get(id(python.__code__))
+    if known is not None and known.still_of(python, cells):
+        return known.frozen
+    freezer = _Freezer()
+    frozen = freezer.function(python)
+    if len(_KNOWN_CODES) >= _MOST_KNOWN:
+        _KNOWN_CODES.clear()
+    held = tuple(cell.cell_contents for cell in cells)
+    _KNOWN_CODES[id(frozen.code)] = _Known(frozen, python.__globals__, held, tuple(freezer.found))
+    return frozen
+
+
+class _Known(NamedTuple):
+    """A function's code that was taken, and all that was looked up for it: while each is the same object, so is all."""
+
+    frozen: Frozen
+    scope: dict[str, Any]
+    cells: tuple[Any, ...]
+    found: tuple[tuple[Any, str, Any], ...]  # (a scope, module, function or cell; name; value)
+
+    def still_of(self, function: FunctionType, cells: tuple[CellType, ...]) -> bool:
+        """Whether taking `function`, of the same code, would find the same."""
+        if function.__globals__ is not self.scope or function.__name__ != self.frozen.name:
+            return False
+        now = (*[cell.cell_contents for cell in cells], *(function.__defaults__ or ()))
+        then = (*self.cells, *self.frozen.defaults)
+        same = len(now) == len(then) and all(a is b for a, b in zip(now, then))
+        return same and all(_look(holder, name) is value for holder, name, value in self.found)
+
+
+_KNOWN_CODES: dict[int, _Known] = {}  # by id; each holds its code, so that no other gets that id
+_MOST_KNOWN = 256
+_MISSING = object()
+
+
+def _look(holder: Any, name: str) -> Any:
+    return holder.get(name, _MISSING) if isinstance(holder, dict) else getattr(holder, name, _MISSING)
 
 
 def rebuild(frozen: Frozen, jit: Callable[[Callable[..., Any]], Any]) -> Any:
@@ -81,6 +118,7 @@ class _Freezer:
 
     def __init__(self) -> None:
         self.faults: list[str] = []
+        self.found: list[tuple[Any, str, Any]] = []
         self._open: list[FunctionType] = []
         self._done: dict[FunctionType, Frozen] = {}
 
@@ -88,6 +126,7 @@ class _Freezer:
         """The function, frozen; Unfrozen with every fault, its callees' included, once the outermost is done."""
         if function not in self._done:
             self._open.append(function)
+            self.found += [(function, "__code__", function.__code__), (function, "__defaults__", function.__defaults__)]
             self._done[function] = self._taken(function)
             self._open.pop()
         if self.faults and not self._open:
@@ -100,6 +139,7 @@ class _Freezer:
         cells: dict[str, Any] = {}
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
+                self.found.append((cell, "cell_contents", cell.cell_contents))
                 cells[name] = self._held(cell.cell_contents, name, label)
             except ValueError:
                 self.faults.append(f"{label} closes over {name}, which has no value yet")
@@ -201,6 +241,7 @@ class _Reader:
 
     def _global(self, name: str) -> Any:
         if name not in self.globals:
+            self._freezer.found.append((self._scope, name, self._scope.get(name, _MISSING)))
             if name in self._scope:
                 self.globals[name] = self._freezer._held(self._scope[name], name, self._label)
             elif hasattr(builtins, name):
@@ -212,6 +253,7 @@ class _Reader:
 
     def _attribute(self, module: ModuleType, name: str) -> Any:
         value = getattr(module, name, None)
+        self._freezer.found.append((module, name, value))
         if value is None and not hasattr(module, name):
             self._freezer.faults.append(f"{self._label} refers to {module.__name__}.{name}, which is not defined")
         elif isinstance(getattr(value, "py_func", value), FunctionType) and not _known(value):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -87,11 +88,11 @@ class FromFunction(Declaration):
     def tokens(self) -> tuple[str, ...]:
         return aux_tokens(self.aux)
 
-    @property
+    @cached_property
     def arrays(self) -> tuple[tuple[str, Any], ...]:
         return tuple((f"{self.kind}'s aux {i}", a) for i, a in enumerate(self.aux) if not isinstance(a, _NUMBERS))
 
-    @property
+    @cached_property
     def skeleton(self) -> tuple[Any, ...]:
         return (self.name, *[a if isinstance(a, _NUMBERS) else None for a in self.aux])
 

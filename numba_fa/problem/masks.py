@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any as Anything
 from typing import ClassVar
 
@@ -200,11 +201,11 @@ class PrefixLM(Mask):
     def tokens(self) -> tuple[str, ...]:
         return ("int32", "int32" if self._number else "array:int32:1")
 
-    @property
+    @cached_property
     def arrays(self) -> tuple[tuple[str, Anything], ...]:
         return () if self._number else (("prefix's lengths", self.prefix),)
 
-    @property
+    @cached_property
     def skeleton(self) -> tuple[Anything, ...]:
         return ("prefix", self.prefix if self._number else None)
 
@@ -265,11 +266,11 @@ class _Combined(Mask):
     def tokens(self) -> tuple[str, ...]:
         return tuple(token for mask in self.masks for token in mask.tokens)
 
-    @property
+    @cached_property
     def arrays(self) -> tuple[tuple[str, Anything], ...]:
         return tuple(array for mask in self.masks for array in mask.arrays)
 
-    @property
+    @cached_property
     def skeleton(self) -> tuple[Anything, ...]:
         return (self.kind, *[mask.skeleton for mask in self.masks])
 
@@ -312,7 +313,7 @@ class BlockMask(Mask):
 
     table: int32 (batch, heads, query blocks, key blocks), an axis of length 1 for all; element [b, h, m, n] is 2 * t +
     whole for the last key block t up to n of which a query of block m sees a key, whole 1 when each sees each, and -1
-    when there is none. block_size: queries, keys. seqlens: those the table is for.
+    when there is none. block_size: queries, keys; powers of two. seqlens: those the table is for.
     """
 
     table: Anything
@@ -335,13 +336,13 @@ class BlockMask(Mask):
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        return ("array:int32:4", "int32", "int32", *self.mask.tokens)
+        return ("array:int32:2", "int32", "int32", "int32", "int32", *self.mask.tokens)
 
-    @property
+    @cached_property
     def arrays(self) -> tuple[tuple[str, Anything], ...]:
         return (("block's table", self.table), *self.mask.arrays)
 
-    @property
+    @cached_property
     def skeleton(self) -> tuple[Anything, ...]:
         return ("block", self.block_size, self.seqlens, self.mask.skeleton)
 
@@ -350,8 +351,11 @@ class BlockMask(Mask):
         return replace(self, table=table, mask=self.mask.with_arrays(arrays))
 
     def arguments(self, problem: Sizes) -> tuple[Anything, ...]:
-        table = spread(self.table, (problem.batch, problem.heads, *self.table.shape[2:]))
-        return (table, *self.block_size, *self.mask.arguments(problem))
+        # As a matrix, and with shifts for sizes: what a kernel's loading thread asks of it must fit few registers.
+        batches, heads, rows, columns = self.table.shape
+        table = replace(self.table, shape=(batches * heads * rows, columns), strides=(columns, 1))
+        steps = heads * rows if batches > 1 else 0, rows if heads > 1 else 0
+        return (table, *steps, *[size.bit_length() - 1 for size in self.block_size], *self.mask.arguments(problem))
 
     def faults(self, problem: Sizes, bounded: bool = False) -> list[str]:
         faults = self.mask.faults(problem, bounded)

@@ -18,7 +18,7 @@ def overlap(first: ArrayView, second: ArrayView) -> bool:
     """
     if first.device != second.device or 0 in first.shape or 0 in second.shape:
         return False
-    (low, high), (other_low, other_high) = _span(first), _span(second)
+    (low, high), (other_low, other_high) = span(first), span(second)
     return low < other_high and other_low < high and _share(first, second)
 
 
@@ -47,7 +47,7 @@ def overlaps_itself(view: ArrayView) -> bool:
     return False
 
 
-def _span(view: ArrayView) -> tuple[int, int]:
+def span(view: ArrayView) -> tuple[int, int]:
     """The first address and the one past the last."""
     low = high = view.pointer
     for length, stride in zip(view.shape, view.strides, strict=True):

@@ -110,7 +110,7 @@ class Problem:
         if not rank_faults:
             sizes = CallSizes(q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.device)
             faults += _program_faults(sizes, chosen, biases or (), sink_logits)
-            faults += _written_faults({"out": out, "lse": lse}, chosen, biases or (), sink_logits)
+            faults += _written_faults(out, chosen, biases or (), sink_logits)
         faults += _scale_faults(scale)
         if faults or chosen is None or biases is None:
             raise ProblemError(faults)
@@ -156,17 +156,15 @@ def _program_faults(
 
 
 def _written_faults(
-    written: dict[str, ArrayView | None], mask: Mask | None, biases: tuple[Bias, ...], sink_logits: ArrayView | None
+    out: ArrayView | None, mask: Mask | None, biases: tuple[Bias, ...], sink_logits: ArrayView | None
 ) -> list[str]:
-    """Faults of memory that results share with arrays of mask and biases, which are read while they are written."""
+    """Faults of memory that out shares with arrays of mask, biases and sink, which are read while it is written."""
     parts = [*([mask] if mask else []), *biases]
-    read = [array for part in parts for array in part.arrays]
-    read += [("sink_logits", sink_logits)] if sink_logits else []
+    read = [array for part in parts for array in part.arrays] + ([("sink_logits", sink_logits)] if sink_logits else [])
     return [
-        f"{name} overlaps {label} in memory; memory of its own is wanted"
-        for name, result in written.items()
+        f"out overlaps {label} in memory; memory of its own is wanted"
         for label, view in read
-        if result is not None and overlap(result, view)
+        if out is not None and overlap(out, view)
     ]
 
 

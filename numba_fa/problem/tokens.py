@@ -14,7 +14,7 @@ _TOKENS = {
     "document": ("array:int32:2", "array:int32:2"),
     "prefix": ("int32", "array:int32:1"),
     "prefix_int": ("int32", "int32"),
-    "block": ("array:int32:4", "int32", "int32"),
+    "block": ("array:int32:2", "int32", "int32", "int32", "int32"),
     "alibi": ("int32", "array:float32:2"),
     "t5": ("int32", "array:float32:2"),
     "softcap": ("float32",),

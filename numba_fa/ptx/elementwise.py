@@ -6,7 +6,7 @@ between threads: the tile's first key plus 2 * (t % 4). Numbers that become floa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ from numba.cuda import types
 import numba_fa.scalar.register  # noqa: F401  (tells the compiler of the scalars)
 from numba_fa.ptx.core import F32, I32, cast, floats, ir, make, pack, unpack
 from numba_fa.ptx.fragment import column_of, row_of
-from numba_fa.scalar.convert import as_scalar, packed
+from numba_fa.scalar.convert import as_scalar, packed, paired, read
 from numba_fa.scalar.term import Whole
-from numba_fa.scalar.types import IndexType, RealType, ScalarType, scalar_of
+from numba_fa.scalar.types import DualType, IndexType, RealType, ScalarType, scalar_of
 
 POSITION = IndexType(natural=True)
 
@@ -38,6 +38,46 @@ def make_map(count: int, function: Any, *, clamp: bool = False, fast: bool = Fal
         return pack(context, builder, signature.return_type, scores)
 
     return make("map_scores", 8, lambda *_: floats(count), generate, parameters=(count, function, clamp))
+
+
+def make_map_gradient(count: int, function: Any, *, clamp: bool = False, fast: bool = False) -> Any:
+    """map_gradient(fragment, slopes, b, h, q0, q1, kv0, limit, aux) -> slopes times d function / d score.
+
+    fragment: the scores that `function` was given. Where `slopes` is 0 the result is, whatever the derivative: of an
+    element that a mask hides, the function may well be NaN. clamp, fast: as make_map's.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        outer, result = unpack(builder, args[1]), []
+        inner = _duals(context, builder, function, [args[0], *args[2:]], signature.args[8], clamp, fast)
+        for i, (_, slope) in enumerate(inner):
+            result.append(_times(builder, outer[i], slope))
+        return pack(context, builder, signature.return_type, result)
+
+    return make("map_gradient", 9, lambda *_: floats(count), generate, parameters=(count, function, clamp))
+
+
+def make_map_both(count: int, function: Any, *, clamp: bool = False, fast: bool = False) -> Any:
+    """map_both(fragment, b, h, q0, q1, kv0, limit, aux) -> (function of each element, its derivative by the score)."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        duals = list(_duals(context, builder, function, args, signature.args[7], clamp, fast))
+        halves = [pack(context, builder, floats(count), [dual[part] for dual in duals]) for part in (0, 1)]
+        return pack(context, builder, signature.return_type, halves)
+
+    return make(
+        "map_both", 8, lambda *_: types.UniTuple(floats(count), 2), generate, parameters=(count, function, clamp)
+    )
+
+
+def make_chain(count: int) -> Any:
+    """chain(slopes, derivatives) -> their products, 0 where a slope is 0 whatever the derivative."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pairs = zip(unpack(builder, args[0]), unpack(builder, args[1]), strict=True)
+        return pack(context, builder, signature.return_type, [_times(builder, *pair) for pair in pairs])
+
+    return make("chain", 2, lambda *_: floats(count), generate, parameters=(count,))
 
 
 def make_keep(count: int, function: Any, *, clamp: bool = False, bounded: bool = False, fast: bool = False) -> Any:
@@ -102,6 +142,26 @@ def _places(builder: Any, args: Sequence[Any], count: int, clamp: bool) -> Calla
         key = Whole(builder, n, (kv0 + column).f)
         keys[column] = packed(builder, POSITION, key.least(limit) if clamp else key)
     return lambda i: [*first, rows[row_of(i)], keys[column_of(i)]]
+
+
+def _duals(
+    context: Any, builder: Any, function: Any, args: Any, aux_type: Any, clamp: bool, fast: bool
+) -> Iterator[tuple[Any, Any]]:
+    """(value, derivative) of each element of args = (fragment, b, h, q0, q1, kv0, limit, aux)."""
+    dual = DualType(fast)
+    call = _Call(context, builder, function, [dual, *[POSITION] * 4, aux_type], fast)
+    scores = unpack(builder, args[0])
+    places = _places(builder, args[1:], len(scores), clamp)
+    for i, score in enumerate(scores):
+        seed = paired(builder, score, ir.Constant(F32, 1.0))
+        value, slope = read(builder, dual, context.cast(builder, call([seed, *places(i)], args[7]), call.result, dual))
+        yield value.value, slope.value
+
+
+def _times(builder: Any, outer: Any, slope: Any) -> Any:
+    """The chain rule's product; 0 times anything is 0."""
+    nothing = builder.fcmp_unordered("==", outer, ir.Constant(F32, 0.0))
+    return builder.select(nothing, outer, builder.fmul(outer, slope))
 
 
 def _to_index(context: Any, builder: Any, signature: Any, args: Any) -> Any:

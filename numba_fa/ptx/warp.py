@@ -9,7 +9,7 @@ shfl_bfly = define(Op("shfl_bfly", "fr", "shfl.sync.bfly.b32 $0, $1, $2, 31, 0xf
 warp_uniform = define(Op("warp_uniform", "r", "shfl.sync.idx.b32 $0, $1, 0, 31, 0xffffffff;", "r"))
 bar_sync = define(Op("bar_sync", "rr", "bar.sync $0, $1;"))
 # The lanes in a mask meet. A full mask that the compiler cannot tell, made from a result, holds what follows behind it.
-bar_warp_sync = define(Op("bar_warp_sync", "r", "bar.warp.sync $0;"), twin=lambda mask: None)
+bar_warp_sync = define(Op("bar_warp_sync", "r", "bar.warp.sync $0;"))
 bar_arrive = define(Op("bar_arrive", "rr", "bar.arrive $0, $1;"))
 
 

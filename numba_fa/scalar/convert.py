@@ -10,38 +10,50 @@ from numba.cuda import types
 from numba.cuda.cudaimpl import registry as lowering
 
 from numba_fa.scalar.term import BOOL, F32, I32, Term, Whole
-from numba_fa.scalar.types import IndexType, RealType, ScalarType, StoredType
+from numba_fa.scalar.types import DualType, IndexType, RealType, ScalarType, StoredType
 
-__all__ = ["packed", "read"]
+__all__ = ["as_scalar", "packed", "paired", "read"]
 
-_PAIR = ir.LiteralStructType([I32, F32])
-_NUMBER = (types.Integer, types.Float, types.Boolean, type(types.bfloat16))
+_ZERO = ir.Constant(F32, 0.0)
 
 
 def read(builder: Any, numba_type: Any, value: Any) -> Any:
-    """A Term or Whole of a scalar's LLVM value, the int of a literal."""
+    """A Term or Whole of a scalar's LLVM value, two Terms of a Dual's, the int of a literal."""
     if isinstance(numba_type, types.Literal):
         return numba_type.literal_value
+    if isinstance(numba_type, DualType):
+        return Term(builder, _part(builder, value, 0)), Term(builder, _part(builder, value, 1))
     if not isinstance(numba_type, IndexType):
         return Term(builder, value)
-    known = getattr(value, "whole", None)  # saves unpacking what was packed a line ago
-    if known is not None:
-        return Whole(builder, *known)
-    if isinstance(value, ir.Constant) and isinstance(value.constant, list | tuple):
-        return Whole(builder, *value.constant)
-    return Whole(builder, builder.extract_value(value, 0), builder.extract_value(value, 1))
+    return Whole(builder, _part(builder, value, 0), _part(builder, value, 1))
+
+
+def _part(builder: Any, pair: Any, which: int) -> Any:
+    """One of the two values in an Index or a Dual."""
+    known = getattr(pair, "parts", None)  # saves unpacking what was packed a line ago
+    if known is None and isinstance(pair, ir.Constant) and isinstance(pair.constant, list | tuple):
+        known = pair.constant
+    return known[which] if known is not None else builder.extract_value(pair, which)
+
+
+def paired(builder: Any, first: Any, second: Any) -> Any:
+    """An Index or a Dual of its two values."""
+    kind = ir.LiteralStructType([first.type, second.type])
+    if isinstance(first, ir.Constant) and isinstance(second, ir.Constant):
+        return ir.Constant(kind, [first, second])
+    value = builder.insert_value(ir.Constant(kind, ir.Undefined), first, 0)
+    value = builder.insert_value(value, second, 1)
+    value.parts = (first, second)
+    return value
 
 
 def packed(builder: Any, numba_type: Any, result: Any) -> Any:
-    """The LLVM value of a Term or Whole as `numba_type`, a scalar or boolean."""
-    if not isinstance(numba_type, IndexType):
-        return (result.real if isinstance(result, Whole) else result).value
-    if isinstance(result.n, ir.Constant) and isinstance(result.f, ir.Constant):
-        return ir.Constant(_PAIR, [result.n, result.f])
-    value = builder.insert_value(ir.Constant(_PAIR, ir.Undefined), result.n, 0)
-    value = builder.insert_value(value, result.f, 1)
-    value.whole = (result.n, result.f)
-    return value
+    """The LLVM value of a Term, a Whole or a Dual's two Terms as `numba_type`, a scalar or boolean."""
+    if isinstance(numba_type, DualType):
+        return paired(builder, result[0].value, result[1].value)
+    if isinstance(numba_type, IndexType):
+        return paired(builder, result.n, result.f)
+    return (result.real if isinstance(result, Whole) else result).value
 
 
 def _real_of(builder: Any, numba_type: Any, value: Any) -> Any:
@@ -99,6 +111,19 @@ def _number_to_index(context: Any, builder: Any, source: Any, target: Any, value
     return packed(builder, target, _whole_of(builder, types.unliteral(source), value))
 
 
+@lowering.lower_cast(types.Integer, DualType)
+@lowering.lower_cast(types.Float, DualType)
+@lowering.lower_cast(types.Boolean, DualType)
+@lowering.lower_cast(type(types.bfloat16), DualType)
+@lowering.lower_cast(RealType, DualType)
+@lowering.lower_cast(IndexType, DualType)
+@lowering.lower_cast(StoredType, DualType)
+def _to_dual(context: Any, builder: Any, source: Any, target: Any, value: Any) -> Any:
+    """What does not depend on the score."""
+    return paired(builder, context.cast(builder, value, source, RealType()), _ZERO)
+
+
+@lowering.lower_cast(DualType, DualType)
 @lowering.lower_cast(RealType, RealType)
 @lowering.lower_cast(IndexType, IndexType)
 def _same(context: Any, builder: Any, source: Any, target: Any, value: Any) -> Any:
@@ -157,9 +182,4 @@ def as_scalar(context: Any, builder: Any, source: Any, target: Any, value: Any) 
     """A launch argument's value as `types.scalar_of` types it; an array keeps its representation."""
     if isinstance(target, ScalarType):
         return context.cast(builder, value, source, target)
-    if isinstance(target, types.Array):  # say that it lies in global memory: loads need not find out
-        data = context.make_array(source)(context, builder, value=value)
-        there = builder.addrspacecast(data.data, data.data.type.pointee.as_pointer(1))
-        data.data = builder.addrspacecast(there, data.data.type)
-        return data._getvalue()
     return value

@@ -15,20 +15,29 @@ from numba.cuda.typing import signature
 from numba.cuda.typing.builtins import NumberClassAttribute
 from numba.cuda.typing.templates import AbstractTemplate
 
+import numba_fa.scalar.arrays
+import numba_fa.scalar.fold  # noqa: F401
 from numba_fa.scalar.convert import packed, read
+from numba_fa.scalar.dual import differentiate, refuse, signature_of
 from numba_fa.scalar.functions import FUNCTIONS
 from numba_fa.scalar.operators import OPERATORS
 from numba_fa.scalar.table import Row
-from numba_fa.scalar.types import IndexType, RealType, ScalarType, StoredType, family, joined
+from numba_fa.scalar.types import DualType, IndexType, RealType, ScalarArray, ScalarType, StoredType, family, joined
 
 _FIRST = {"target": "cuda"}  # templates for this target are asked before generic ones
 
 
-def _template(key: Any, generic: Callable[..., Any], literal: bool = False) -> None:
-    """Register a typing template whose generic(context, args) gives a signature, or None when nothing is ours."""
+_OURS = (ScalarType, ScalarArray, types.BaseTuple)  # a tuple may hold them
+
+
+def _template(key: Any, generic: Callable[..., Any], literal: bool = False, ours: tuple[Any, ...] = _OURS) -> None:
+    """Register a typing template whose generic(context, args) gives a signature, or None for arguments not its own.
+
+    ours: types of which one must be among the arguments.
+    """
 
     def ask(self: Any, args: Any, kws: Any) -> Any:
-        if kws or not any(isinstance(each, ScalarType | types.BaseTuple | types.NumberClass) for each in args):
+        if kws or not any(isinstance(each, ours) for each in args):
             return None
         return generic(self.context, args)
 
@@ -36,7 +45,7 @@ def _template(key: Any, generic: Callable[..., Any], literal: bool = False) -> N
     typing.register_global(key, types.Function(type("Scalar", (AbstractTemplate,), body)))
 
 
-def _typing_of(row: Row) -> Callable[..., Any]:
+def _typing_of(row: Row, key: Any) -> Callable[..., Any]:
     """(context, argument types) -> signature."""
 
     def generic(context: Any, args: Any) -> Any:
@@ -47,6 +56,8 @@ def _typing_of(row: Row) -> Callable[..., Any]:
         meeting = joined(args)
         if meeting is None:
             return None
+        if isinstance(meeting, DualType):
+            return signature_of(row, key, meeting, args)
         is_index = isinstance(meeting, IndexType) and row.index is not None
         if is_index and row.index_exponents is not None:
             is_index = whole_literal and last.literal_value in row.index_exponents
@@ -66,6 +77,10 @@ def _typing_of(row: Row) -> Callable[..., Any]:
 
 def _lowering_of(row: Row) -> Callable[..., Any]:
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if any(isinstance(each, DualType) for each in sig.args):
+            operands = [read(builder, each, value) for each, value in zip(sig.args, args, strict=True)]
+            fast = any(isinstance(each, DualType) and each.fast for each in sig.args)
+            return packed(builder, sig.return_type, differentiate(row, operands, fast))
         kind = sig.args[0]
         operands = [read(builder, each, value) for each, value in zip(sig.args, args, strict=True)]
         real = row.quick if row.quick and isinstance(kind, RealType) and kind.fast else row.real
@@ -76,9 +91,9 @@ def _lowering_of(row: Row) -> Callable[..., Any]:
 
 
 def _register_row(row: Row) -> None:
-    generic, lower = _typing_of(row), _lowering_of(row)
+    lower = _lowering_of(row)
     for key in row.keys:
-        _template(key, generic, row.literal)
+        _template(key, _typing_of(row, key), row.literal)
         for arity in row.arities:
             lowering.lower(key, *[ScalarType] * arity)(lower)
             if row.literal:
@@ -91,6 +106,8 @@ def _index_of(numba_type: Any) -> Any:
         kinds = [_index_of(each) for each in numba_type]
         return None if None in kinds else types.BaseTuple.from_types(kinds)
     if isinstance(numba_type, ScalarType):
+        if family(numba_type) == "dual":
+            raise refuse("an array's index")
         if family(numba_type) == "real":
             return None
         return types.uintp if isinstance(numba_type, IndexType) and numba_type.natural else types.intp
@@ -101,7 +118,14 @@ def _typing_of_getitem(context: Any, args: Any) -> Any:
     """array[index] as Numba types it with plain integers."""
     array, index = args
     wanted = _index_of(index)
-    if wanted is None or wanted == index:
+    if wanted is None:
+        return None
+    if isinstance(array, ScalarArray):
+        indices = list(wanted) if isinstance(wanted, types.BaseTuple) else [wanted]
+        if len(indices) == array.ndim and all(isinstance(each, types.Integer) for each in indices):
+            return signature(array.dtype, array, index)
+        array = array.copy()
+    elif wanted == index:
         return None
     return context.resolve_function_type(operator.getitem, (array, wanted), {})
 
@@ -110,6 +134,8 @@ _LOOP = StoredType(types.int32, IndexType())  # what a range of scalars yields
 
 
 def _typing_of_range(context: Any, args: Any) -> Any:
+    if any(isinstance(each, DualType) for each in args):
+        raise refuse("range()")
     if len(args) > 3 or any(family(each) != "index" for each in args):
         return None
     return signature(types.RangeType(_LOOP), *[_LOOP] * len(args))
@@ -158,6 +184,8 @@ class _NumberClassCall(NumberClassAttribute):
                         return typer(value)
                     if isinstance(kind, types.Boolean):
                         return kind
+                    if isinstance(value, DualType) and family(kind) == "index":
+                        raise refuse(f"{kind}()")
                     return joined([value, ours]) if family(kind) == "real" else ours
 
                 return convert
@@ -172,7 +200,7 @@ def register() -> None:
         _register_row(row)
     _template(operator.getitem, _typing_of_getitem)
     _template(range, _typing_of_range)
-    _template(np.where, _typing_of_where)
+    _template(np.where, _typing_of_where, ours=(types.Boolean,))
     make_range_impl(_LOOP, types.RangeType(_LOOP), types.RangeType(_LOOP).iterator_type)
     typing.register_attr(_NumberClassCall)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from numba.cuda import types
-from numba.cuda.datamodel.models import PrimitiveModel, StructModel
+from numba.cuda.datamodel.models import ArrayModel, PrimitiveModel, StructModel
 from numba.cuda.models import register_model
 
-__all__ = ["IndexType", "RealType", "ScalarType", "StoredType", "family", "joined", "scalar_of"]
+__all__ = ["DualType", "IndexType", "RealType", "ScalarArray", "ScalarType", "StoredType", "family", "joined", "scalar_of"]
 
 
 class ScalarType(types.Type):
@@ -28,6 +28,14 @@ class RealType(ScalarType):
     def __init__(self, fast: bool = False) -> None:
         self.fast = fast
         super().__init__("Real(fast)" if fast else "Real")
+
+
+class DualType(ScalarType):
+    """A float32 with its derivative by the score: what a function is given to be differentiated. fast: as RealType's."""
+
+    def __init__(self, fast: bool = False) -> None:
+        self.fast = fast
+        super().__init__("Dual(fast)" if fast else "Dual")
 
 
 class IndexType(ScalarType):
@@ -49,10 +57,23 @@ class StoredType(ScalarType):
         super().__init__(f"Stored({storage}, {meaning})")
 
 
+class ScalarArray(types.Array):
+    """An array of a user function: it is only read, and its elements are scalars."""
+
+
+register_model(ScalarArray)(ArrayModel)
+
+
 @register_model(RealType)
 class _RealModel(PrimitiveModel):
     def __init__(self, manager: Any, numba_type: RealType) -> None:
         super().__init__(manager, numba_type, manager[types.float32].get_value_type())
+
+
+@register_model(DualType)
+class _DualModel(StructModel):
+    def __init__(self, manager: Any, numba_type: DualType) -> None:
+        super().__init__(manager, numba_type, [("value", types.float32), ("slope", types.float32)])
 
 
 @register_model(IndexType)
@@ -69,10 +90,10 @@ class _StoredModel(PrimitiveModel):
 
 def scalar_of(numba_type: Any, fast: bool) -> Any:
     """What a user function sees of a launch argument: a number as a scalar, an array as an array of scalars."""
-    if isinstance(numba_type, types.Array) and isinstance(numba_type.dtype, types.Number):
+    if isinstance(numba_type, types.Array) and isinstance(numba_type.dtype, types.Number | types.Boolean):
         meaning = scalar_of(numba_type.dtype, fast)
         stored = StoredType(numba_type.dtype, meaning) if isinstance(meaning, ScalarType) else meaning
-        return numba_type.copy(dtype=stored)
+        return ScalarArray(stored, numba_type.ndim, numba_type.layout)
     if isinstance(numba_type, types.Integer):
         return IndexType()
     if isinstance(numba_type, types.Float | type(types.bfloat16)):
@@ -81,9 +102,11 @@ def scalar_of(numba_type: Any, fast: bool) -> Any:
 
 
 def family(numba_type: Any) -> str:
-    """How an operand takes part: "real", "index", or "" when it is none of ours and no number."""
+    """How an operand takes part: "dual", "real", "index", or "" when it is none of ours and no number."""
     if isinstance(numba_type, StoredType):
         numba_type = numba_type.meaning
+    if isinstance(numba_type, DualType):
+        return "dual"
     if isinstance(numba_type, RealType | types.Float | type(types.bfloat16)):
         return "real"
     return "index" if isinstance(numba_type, IndexType | types.Integer | types.Boolean) else ""
@@ -94,11 +117,11 @@ def joined(operands: list[Any]) -> Any:
     families = {family(operand) for operand in operands}
     if "" in families:
         return None
-    if "real" in families:
-        return RealType(any(_fast(operand) for operand in operands))
+    if "dual" in families or "real" in families:
+        return (DualType if "dual" in families else RealType)(any(_fast(operand) for operand in operands))
     return IndexType(all(isinstance(operand, IndexType) and operand.natural for operand in operands))
 
 
 def _fast(numba_type: Any) -> bool:
     meaning = getattr(numba_type, "meaning", numba_type)
-    return isinstance(meaning, RealType) and meaning.fast
+    return isinstance(meaning, RealType | DualType) and meaning.fast

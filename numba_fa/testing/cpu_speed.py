@@ -1,4 +1,7 @@
-"""Forward milliseconds on the CPU beside torch's scaled_dot_product_attention: `python -m numba_fa.testing.cpu_speed`."""
+"""Forward milliseconds on the CPU: `python -m numba_fa.testing.cpu_speed`.
+
+Full and causal beside torch's scaled_dot_product_attention; then masks and biases, float32, beside the full one.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,30 @@ def main() -> None:
 
             mine, peer = _medians(ours, theirs)
             print(f"{str(dtype)[6:]:8} {mask:6} numba_fa {mine:6.1f}  torch {peer:6.1f}  ratio {mine / peer:.2f}")
+    _print_programs()
+
+
+def _print_programs() -> None:
+    """Every mask and bias once, with the seconds of its first call, which compiles it."""
+    import numpy as np
+
+    import numba_fa
+    from numba_fa.testing.programs import PROGRAMS, Sizes
+
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((BATCH, SEQLEN, HEADS, HEAD_DIM)).astype(np.float32) for _ in range(3))
+    numba_fa.attention(q, k, v)
+    for name, make in PROGRAMS.items():
+        asked = make(Sizes(BATCH, SEQLEN, SEQLEN, HEADS))
+
+        def ours(asked: Any = asked) -> None:
+            numba_fa.attention(q, k, v, mask=asked.mask, bias=asked.biases or None, sink_logits=asked.sink_logits)
+
+        start = time.perf_counter()
+        ours()
+        first = time.perf_counter() - start
+        mine, plain = _medians(ours, lambda: numba_fa.attention(q, k, v))
+        print(f"{name:24} {mine:6.1f}  full {plain:6.1f}  ratio {mine / plain:.2f}  first call {first:.2f} s")
 
 
 def _medians(*functions: Callable[[], None]) -> list[float]:

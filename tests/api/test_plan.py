@@ -26,9 +26,9 @@ def made(monkeypatch):
         return factory(key)
 
     monkeypatch.setattr(forward, "forward_of", counting)
-    api._plan.cache_clear()
+    api.forget()
     yield slugs
-    api._plan.cache_clear()
+    api.forget()
 
 
 def test_a_second_call_makes_no_kernel(made):
@@ -111,7 +111,7 @@ def test_plan_for_takes_the_key_that_it_is_given():
 
 def test_threads_get_right_results():
     """Four threads, each its own problems, all at once, from plans that none has made yet."""
-    api._plan.cache_clear()
+    api.forget()
     problems = [(1 + n % 3, 20 + n, 40 - n, 4, 2, 16) for n in range(12)]
 
     def one(sizes):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import numba_fa.kernels  # noqa: F401  (registers the variants)
-from numba_fa.dispatch import registry
+from numba_fa.dispatch import registry, tuning
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.registry import keys, register, variant_of, variants
 from numba_fa.dispatch.tuning import AHEAD, TABLE, key_for, tuned_keys
@@ -25,6 +25,7 @@ ARRAY_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 SHARED_BYTES = 232448
 REGISTERS = 65536
 
+NAMES = st.lists(st.from_regex(r"[a-z][a-z0-9_]{0,9}", fullmatch=True), min_size=1, max_size=4).map("+".join)
 WORDS = st.from_regex(r"[a-z][a-z0-9_]{0,9}", fullmatch=True)
 COUNTS = st.integers(0, 10**6)
 
@@ -37,9 +38,29 @@ def test_tuned_slugs_are_unique():
     assert len({key.slug for key in TUNED}) == len(TUNED) == len(set(TUNED))
 
 
-@given(st.builds(DispatchKey, st.just("fwd"), WORDS, WORDS, COUNTS, WORDS, COUNTS, COUNTS, COUNTS))
+@given(st.builds(DispatchKey, st.just("fwd"), WORDS, WORDS, COUNTS, NAMES, COUNTS, COUNTS, COUNTS, NAMES))
 def test_any_slug_round_trips(key):
     assert DispatchKey.parse(key.slug) == key
+
+
+@pytest.mark.parametrize(("mask", "bias", "middle"), [
+    ("causal", "none", "causal"), ("all2+causal+padding", "none", "all2+causal+padding"),
+    ("causal", "softcap+alibi+sink", "causal-softcap+alibi+sink"),
+    ("mod_1a2b3c4d5e", "t5_32_128_b", "mod_1a2b3c4d5e-t5_32_128_b"),
+    ("block+any2+window+prefix_int", "dense_bf16", "block+any2+window+prefix_int-dense_bf16"),
+])  # fmt: skip
+def test_masks_and_biases_in_a_slug(mask, bias, middle):
+    key = DispatchKey("fwd", "sm90", "bf16", 128, mask, 128, 128, 2, bias)
+    assert key.slug == f"fwd-sm90-bf16-d128-{middle}-m128n128s2"
+    assert DispatchKey.parse(key.slug) == key
+
+
+def test_a_tile_may_be_for_biased_calls_alone(monkeypatch):
+    rows = (tuning.Row("sm90", 256, None, 64, 64, 1, biased=True), *TABLE)
+    monkeypatch.setattr(tuning, "TABLE", rows)
+    assert key_for("fwd", "sm90", "bf16", 128, "causal", "alibi").block_m == 64
+    assert key_for("fwd", "sm90", "bf16", 128, "causal").block_m == 128
+    assert key_for("fwd", "sm90", "bf16", 128, "causal", "alibi").bias == "alibi"
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(DispatchKey) if field.name != "op"])

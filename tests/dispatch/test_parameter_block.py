@@ -2,15 +2,25 @@
 
 import ctypes
 import struct
-import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numba_fa.build.launch import ParameterBlock
+from numba_fa.build import launch
+from numba_fa.build.launch import ParameterBlock, Template
+from numba_fa.build.loader import LoadedKernel
+from numba_fa.dispatch.addresses import Address
+from numba_fa.dispatch.device import HOPPER
+from numba_fa.dispatch.variant import TensorMap
+from numba_fa.errors import LaunchError
 from numba_fa.kernels.simt.variant import signature as simt_signature
 from numba_fa.kernels.sm90.variant import SIGNATURE as SM90_SIGNATURE
+from numba_fa.problem.arrays import ArrayView
 
 TYPES = {
     "pointer": ctypes.c_int64,
@@ -102,22 +112,115 @@ def test_filling_again_replaces_and_moves_nothing():
     assert addresses_of(block, 3) == places
 
 
-def test_each_thread_has_a_block_of_its_own():
-    signature = ("int64", "int32")
-    block = ParameterBlock(signature)
-    block.fill((1, 2))
-    seen = {}
+ARRAY = ArrayView(1 << 40, (3, 5), (0, 7), "float32", 4, "cuda:0")
 
-    def other():
-        block.fill((3, 4))
-        seen["address"], seen["values"] = block.address, read_back(block, signature)
 
-    thread = threading.Thread(target=other)
-    thread.start()
-    thread.join()
-    assert seen["values"] == (3, 4)
-    assert read_back(block, signature) == (1, 2)
-    assert seen["address"] != block.address
+def test_an_array_is_laid_out_as_numba_does():
+    """0, 0, elements, bytes of one, address, shape, strides in bytes: 8 bytes each, each a parameter of its own."""
+    block = ParameterBlock(("int32", "array:float32:2", "float32"))
+    block.fill((7, ARRAY, 0.5))
+    places = addresses_of(block, 11)
+    assert [at - places[0] for at in places] == [0, *range(8, 80, 8), 80]
+    assert [ctypes.c_int64.from_address(at).value for at in places[1:10]] == [0, 0, 15, 4, 1 << 40, 3, 5, 0, 28]
+    assert ctypes.c_float.from_address(places[10]).value == 0.5
+
+
+def test_an_array_without_axes():
+    block = ParameterBlock(("array:int32:0",))
+    block.fill((ArrayView(640, (), (), "int32", 4, "cuda:0"),))
+    assert [ctypes.c_int64.from_address(at).value for at in addresses_of(block, 5)] == [0, 0, 1, 4, 640]
+
+
+SIGNATURE = ("tensor_map", "pointer", "int32", "array:float32:2", "tensor_map", "float32")
+
+
+@pytest.fixture
+def template(monkeypatch):
+    """Of a kernel whose tensor maps hold their address eight times over, as often as asked for by `encoded`."""
+    encoded = []
+
+    def encoder(tensor_map):
+        def encode(address):
+            encoded.append((tensor_map.rows, address))
+            return address.to_bytes(8, "little") * 16
+
+        return encode
+
+    monkeypatch.setattr(launch, "encoder", encoder)
+    view = replace(ARRAY, shape=(1, 2, 3, 8), strides=(48, 24, 8, 1), pointer=Address(0))
+    array = replace(ARRAY, pointer=Address(5))
+    arguments = (TensorMap(view, 64, 64), Address(4), -9, array, TensorMap(replace(view, pointer=Address(1)), 32, 64), 1.5)
+    made = Template(SIGNATURE, arguments)
+    made.encoded = encoded
+    return made
+
+
+def test_a_template_writes_addresses_and_keeps_the_rest(template):
+    block = template.block()
+    for addresses in ((1 << 40, 2 << 40, 0, 0, 77, 5 << 32), (3, 4, 0, 0, 0, 6)):
+        template.write(block, addresses)
+        places = addresses_of(block, 14)
+        words = [ctypes.c_int64.from_address(at).value for at in places]
+        assert words[0] == addresses[0] and words[1] == addresses[4] and words[12] == addresses[1]
+        assert words[3:12] == [0, 0, 15, 4, addresses[5], 3, 5, 0, 28]
+        assert ctypes.c_int32.from_address(places[2]).value == -9
+        assert ctypes.c_float.from_address(places[13]).value == 1.5
+        assert ctypes.string_at(places[12], 128) == addresses[1].to_bytes(8, "little") * 16
+        assert block.addresses == addresses
+
+
+def test_a_tensor_map_is_encoded_once_an_address(template):
+    block = template.block()
+    for first in (1, 2, 1, 2, 1):
+        template.write(block, (first, 9, 0, 0, 0, 0))
+    assert template.encoded == [(64, 1), (32, 9), (64, 2)]
+
+
+def test_blocks_of_a_template_are_apart(template):
+    first, second = template.block(), template.block()
+    template.write(first, (1, 2, 0, 0, 3, 4))
+    template.write(second, (5, 6, 0, 0, 7, 8))
+    assert ctypes.c_int64.from_address(addresses_of(first, 2)[1]).value == 3
+    assert ctypes.c_int64.from_address(addresses_of(second, 2)[1]).value == 7
+
+
+def test_threads_that_launch_at_once_disturb_no_other(monkeypatch):
+    """A driver that looks at the parameters late sees those of its own call."""
+    from cuda.bindings import driver
+
+    seen, success = [], (driver.CUresult.CUDA_SUCCESS,)
+
+    def slow_launch(function, *rest):
+        time.sleep(0.002)
+        address = ctypes.c_void_p.from_address(rest[8]).value
+        seen.append((rest[7], ctypes.c_int64.from_address(address).value))
+        return success
+
+    monkeypatch.setattr(driver, "cuLaunchKernel", slow_launch)
+    monkeypatch.setattr(launch, "_make_current", lambda device: lambda: None)
+    kernel = LoadedKernel(SimpleNamespace(threads=32, shared_bytes=0), None, 0)
+    enqueue = launch.make_prepare(kernel, ("pointer", "int32"), (1, 1, 1), HOPPER)((Address(0), 3))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: enqueue((n,), n), range(40)))
+    assert sorted(seen) == [(n, n) for n in range(40)]
+
+
+def test_what_the_driver_refuses_is_an_error(monkeypatch):
+    from cuda.bindings import driver
+
+    refusal = (driver.CUresult.CUDA_ERROR_INVALID_VALUE,)
+    monkeypatch.setattr(driver, "cuLaunchKernel", lambda *arguments: refusal)
+    monkeypatch.setattr(launch, "_make_current", lambda device: lambda: None)
+    kernel = LoadedKernel(SimpleNamespace(threads=32, shared_bytes=0), None, 0)
+    enqueue = launch.make_prepare(kernel, ("pointer",), (1, 1, 1), HOPPER)((Address(0),))
+    with pytest.raises(LaunchError, match="CUDA_ERROR_INVALID_VALUE"):
+        enqueue((1,), 0)
+
+
+@pytest.mark.parametrize("change", [lambda a: a + 16, lambda a: 16 + a, lambda a: a * 2, lambda a: a // 4, lambda a: a | 1])
+def test_addresses_that_are_not_known_yet_are_not_counted_with(change):
+    with pytest.raises(TypeError, match="not known yet"):
+        change(Address(2))
 
 
 @pytest.mark.parametrize("values", [(1,), (1, 2, 3), ("a", 2)])

@@ -5,16 +5,28 @@ from dataclasses import replace
 import pytest
 
 import numba_fa.kernels  # noqa: F401  (registers the variants)
+from numba_fa.adapters.library import Library
+from numba_fa.dispatch.addresses import place_of
 from numba_fa.dispatch.device import HOPPER
-from numba_fa.dispatch.plan import Plan
+from numba_fa.dispatch.plan import Access, Plan
 from numba_fa.dispatch.select import select
 from numba_fa.dispatch.variant import Arrays, TensorMap
 from numba_fa.errors import ProblemError
+from numba_fa.problem.arrays import ArrayView
+from numba_fa.problem.biases import ALiBi, Softcap
+from numba_fa.problem.masks import Causal, KeyPadding
 from numba_fa.problem.problem import Problem
+from numba_fa.problem.tokens import tokens_of
 from tests.problem.views import ADDRESS, request, view
 
 STREAM = 12345
 LOG2_E = 1.4426950408889634
+
+
+# A library whose arrays are views.
+VIEWS = Library(
+    "views", lambda array: array, lambda array: STREAM, lambda like, shape, dtype: view(shape, dtype), lambda kind: True
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,11 +38,8 @@ def planned(asked, **options):
     """A plan on a pretended Hopper GPU for views, and the list of its launches: (arguments, stream)."""
     problem = Problem.from_views(**asked, **options)
     chosen, launches = select(problem, HOPPER), []
-    plan = Plan(
-        problem, chosen.variant, chosen.key, HOPPER, lambda *launch: launches.append(launch),
-        view=lambda array: array, stream_of=lambda array: STREAM,
-    )  # fmt: skip
-    return plan, launches
+    access = Access(lambda array: array, {ArrayView: VIEWS})
+    return Plan(problem, chosen.variant, chosen.key, HOPPER, access, lambda *launch: launches.append(launch)), launches
 
 
 def asked_of(dtype="bfloat16", **sizes):
@@ -49,7 +58,7 @@ def test_sm90_arguments():
     assert key.family == "sm90"
     assert stream == STREAM
     assert arguments[:4] == (
-        TensorMap(asked["q"], key.block_m, 64), TensorMap(asked["k"], key.block_n, 64),
+        TensorMap(asked["q"], 64, 64), TensorMap(asked["k"], key.block_n, 64),
         TensorMap(asked["v"], key.block_n, 64), TensorMap(asked["out"], 64, 64),
     )  # fmt: skip
     assert arguments[4:10] == (LSE.pointer, 6, 3, 2, 5, 7)
@@ -147,7 +156,7 @@ def test_other_addresses_and_strides_of_the_same_problem_run():
     asked = asked_of()
     asked["q"] = replace(asked["q"], pointer=77 * ADDRESS, strides=(1920, 64, 320, 1))
     plan.run(**asked)
-    assert launches[0][0][0].view is asked["q"]
+    assert launches[0][0][0].view == asked["q"]
 
 
 def test_lse_pointer_is_0_without_lse():
@@ -159,4 +168,151 @@ def test_lse_pointer_is_0_without_lse():
 def test_a_plan_shows_itself_without_its_arrays_adapters():
     plan, _ = planned(asked_of())
     assert plan.key.family in repr(plan)
-    assert "stream_of" not in repr(plan)
+    assert "access" not in repr(plan)
+
+
+LENGTHS = view((2,), "int32", "cuda:0", pointer=11 * ADDRESS)
+SLOPES = view((6,), device="cuda:0", pointer=12 * ADDRESS)
+SINK = view((6,), device="cuda:0", pointer=13 * ADDRESS)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_programs_arguments_follow_the_kernels_own(dtype):
+    asked = asked_of(dtype)
+    options = {"mask": Causal() & KeyPadding(LENGTHS), "bias": [Softcap(30.0), ALiBi(SLOPES)], "sink_logits": SINK}
+    plan, launches = planned(asked, **options)
+    plan.run(**asked)
+    ((arguments, _),) = launches
+    own = len(plan.variant.signature(plan.key.dtype))
+    slopes = replace(SLOPES, shape=(2, 6), strides=(0, 1))
+    assert arguments[own:] == (2, LENGTHS, 30.0, 2, slopes, SINK)
+    assert plan.problem.program_tokens == tokens_of(plan.key.mask, plan.key.bias)
+
+
+def test_the_scale_is_in_base_2_without_a_bias_alone():
+    """A bias is of the scaled score itself, so with one the kernel multiplies by log2(e) later."""
+    for dtype in ("bfloat16", "float32"):
+        own = 12 if dtype == "bfloat16" else 22
+        for options, scale in (({"bias": Softcap(3.0)}, 0.5), ({"sink_logits": SINK}, 0.5 * LOG2_E), ({}, 0.5 * LOG2_E)):
+            plan, launches = planned(asked_of(dtype), scale=0.5, **options)
+            plan.run(**asked_of(dtype))
+            assert launches[0][0][own - 1] == pytest.approx(scale)
+
+
+def prepared(asked, **options):
+    """A plan whose launches are prepared, and the list of those: what was prepared, addresses, stream."""
+    plan, _ = planned(asked, **options)
+    launches = []
+
+    def prepare(arguments):
+        return lambda addresses, stream: launches.append((arguments, addresses, stream))
+
+    return replace(plan, launch=None, prepare=prepare), launches
+
+
+def test_a_prepared_launch_gets_addresses_where_arrays_lie_the_same():
+    asked = asked_of()
+    plan, launches = prepared(asked, mask=KeyPadding(LENGTHS))
+    moved = {name: replace(array, pointer=array.pointer + 4096) for name, array in asked.items()}
+    plan.run(**asked)
+    plan.run(**moved, lse=LSE)
+    plan.run(**moved)
+    (first, at, stream), (with_lse, at_lse, _), (again, at_moved, _) = launches
+    assert stream == STREAM and first is again is not with_lse
+    assert at == (*[array.pointer for array in asked.values()], 0, LENGTHS.pointer)
+    assert at_moved == (*[array.pointer for array in moved.values()], 0, LENGTHS.pointer)
+    assert at_lse == (*at_moved[:4], LSE.pointer, LENGTHS.pointer)
+
+
+def test_every_address_in_a_prepared_launch_has_its_place():
+    """All arguments but these are final; the places say which array's address each one is."""
+    for dtype in ("bfloat16", "float32"):
+        asked = asked_of(dtype)
+        plan, launches = prepared(asked, mask=KeyPadding(LENGTHS), bias=ALiBi(SLOPES), sink_logits=SINK)
+        plan.run(**asked, lse=LSE)
+        arguments = launches[0][0]
+        places = [place_of(argument) for argument in arguments]
+        assert [place.index for place in places if place is not None] == [0, 1, 2, 3, 4, 5, 6, 7]
+        signature = plan.variant.signature(plan.key.dtype) + plan.problem.program_tokens
+        for token, place in zip(signature, places, strict=True):
+            assert (place is not None) == (token not in ("int32", "int64", "float32"))
+
+
+def test_other_strides_are_prepared_anew_and_remembered():
+    asked = asked_of()
+    plan, launches = prepared(asked)
+    other = asked | {"q": replace(asked["q"], strides=(1920, 64, 320, 1))}
+    for arrays in (asked, other, asked, other):
+        plan.run(**arrays)
+    first, second, third, fourth = (arguments for arguments, _, _ in launches)
+    assert first is third and second is fourth and first[0] != second[0]
+
+
+def test_more_layouts_than_are_remembered_still_run():
+    asked = asked_of("float32", batch=1)
+    plan, launches = prepared(asked)
+    for i in range(200):
+        plan.run(**asked | {"q": replace(asked["q"], strides=(5000 + i, 384, 64, 1))})
+    assert len(launches) == 200 and len(plan._ready) <= 64
+
+
+@pytest.mark.parametrize("name", ["k", "v"])
+def test_an_out_that_comes_to_overlap_is_refused_after_good_calls(name):
+    asked = asked_of(heads_kv=6, seqlen_k=5)
+    plan, launches = prepared(asked)
+    plan.run(**asked)
+    plan.run(**asked)
+    bad = replace(asked["out"], pointer=asked[name].pointer + 64)
+    with pytest.raises(ProblemError, match=f"out overlaps {name}"):
+        plan.run(**asked | {"out": bad})
+    assert len(launches) == 2
+
+
+def test_in_place_and_interleaved_outputs_run_again_and_again():
+    packed = view((2, 5, 6, 64), "bfloat16", "cuda:0", strides=(5 * 4 * 384, 4 * 384, 64, 1))
+    asked = {n: replace(packed, pointer=packed.pointer + 2 * 384 * i) for i, n in enumerate(("q", "k", "v", "out"))}
+    plan, launches = prepared(asked)
+    for shift in (0, 1 << 20, 1 << 21):
+        plan.run(**{name: replace(array, pointer=array.pointer + shift) for name, array in asked.items()})
+    plan.run(**asked | {"out": asked["q"]})
+    plan.run(**asked | {"out": asked["q"]})
+    assert len(launches) == 5
+    with pytest.raises(ProblemError, match="overlaps"):
+        plan.run(**asked | {"out": replace(asked["out"], pointer=asked["q"].pointer + 16)})
+
+
+def test_an_out_over_a_masks_array_is_refused_after_good_calls():
+    asked = asked_of()
+    plan, launches = prepared(asked, mask=KeyPadding(LENGTHS))
+    plan.run(**asked)
+    with pytest.raises(ProblemError, match="out overlaps padding's lengths"):
+        plan.run(**asked | {"out": replace(asked["out"], pointer=LENGTHS.pointer)})
+    assert len(launches) == 1
+
+
+@pytest.mark.parametrize("change", [
+    {"pointer": ADDRESS}, {"shape": (3,)}, {"strides": (2,)}, {"dtype": "int64"}, {"pointer": 0},
+])  # fmt: skip
+def test_a_kept_array_that_was_freed_or_moved_is_refused(change):
+    asked = asked_of()
+    plan, launches = prepared(asked, mask=KeyPadding(LENGTHS))
+    kept = Moving(LENGTHS)
+    library = Library("moving", lambda array: array.view, lambda array: STREAM, VIEWS.empty, lambda kind: True)
+    libraries = {ArrayView: VIEWS, Moving: library}
+    access = Access(plan.access.view, libraries)
+    plan = replace(plan, access=access, kept=(("padding's lengths", kept, libraries[Moving].glance(kept)),))
+    plan.run(**asked)
+    plan.run(**asked)
+    kept.view = replace(LENGTHS, **change)
+    with pytest.raises(ProblemError, match="padding's lengths .* freed, moved or resized"):
+        plan.run(**asked)
+    kept.view = LENGTHS
+    plan.run(**asked)
+    assert len(launches) == 3
+
+
+class Moving:
+    """An array whose view changes."""
+
+    def __init__(self, view):
+        self.view = view

@@ -5,13 +5,16 @@ from dataclasses import replace
 import pytest
 
 import numba_fa.kernels
+from numba_fa.dispatch import registry
 from numba_fa.dispatch.device import CPU, HOPPER, arch_of, device_of
 from numba_fa.dispatch.registry import variants
 from numba_fa.dispatch.select import select
 from numba_fa.errors import UnsupportedError
+from numba_fa.problem.biases import ALiBi, Softcap
+from numba_fa.problem.masks import Causal, KeyPadding, SlidingWindow
 from numba_fa.problem.problem import Problem
 from tests.dispatch.devices import AMPERE, BLACKWELL, DEVICES
-from tests.problem.views import problem, request
+from tests.problem.views import problem, request, view
 
 NAMES = {variant.name for variant in variants()}
 HALF = ["float16", "bfloat16"]
@@ -22,12 +25,12 @@ def nothing_forced(monkeypatch):
     monkeypatch.delenv("NUMBA_FA_BACKEND", raising=False)
 
 
-def on_hopper(changes=None, mask=None, **sizes):
+def on_hopper(changes=None, mask=None, bias=None, sink_logits=None, **sizes):
     """The explanation for a request on a pretended Hopper GPU, some views' fields changed: {name: fields}."""
     asked = request(device="cuda:0", **sizes)
     for name, fields in (changes or {}).items():
         asked[name] = replace(asked[name], **fields)
-    return select(Problem.from_views(**asked, mask=mask), HOPPER)
+    return select(Problem.from_views(**asked, mask=mask, bias=bias, sink_logits=sink_logits), HOPPER)
 
 
 def refusal(asked, device):
@@ -161,6 +164,41 @@ def test_the_nearest_cell_is_not_the_one_refused(axis, sizes):
 def test_float64_is_nearest_to_float32_where_float32_runs():
     """On Hopper the sm90 variant comes first but lacks fp32; half precision is further from float64."""
     assert refusal(problem(dtype="float64", device="cuda:0"), HOPPER).nearest.startswith("fp32")
+
+
+EVERYTHING = Causal() & (KeyPadding(view((2,), "int32", "cuda:0")) | SlidingWindow(3))
+SLOPES = ALiBi(view((6,), device="cuda:0"))
+
+
+def test_masks_and_biases_are_in_the_key():
+    found = on_hopper(dtype="bfloat16", mask=EVERYTHING, bias=[Softcap(30.0), SLOPES], sink_logits=SLOPES.slopes)
+    assert found.family == "sm90"
+    assert (found.key.mask, found.key.bias) == ("all2+causal+any2+padding+window", "softcap+alibi+sink")
+
+
+def limited(monkeypatch, **changes):
+    """The sm90 variant alone, declaring less."""
+    variant = replace(variants()[0], **changes)
+    monkeypatch.setattr(registry, "_VARIANTS", {variant.name: variant})
+
+
+@pytest.mark.parametrize(("changes", "asked", "reason", "nearest"), [
+    ({"masks": ("full", "causal")}, {"mask": EVERYTHING}, "mask padding, not one of full, causal", "mask causal ("),
+    ({"masks": ("full",)}, {"mask": SlidingWindow(3)}, "mask window, not one of full", "mask full ("),
+    ({"biases": ("softcap",)}, {"bias": [SLOPES, Softcap(3.0)]}, "bias alibi, not one of softcap", "bias softcap ("),
+    ({"biases": ()}, {"bias": SLOPES}, "bias alibi, not one of none", "mask full, bias none ("),
+    ({"sink": False}, {"sink_logits": SLOPES.slopes}, "sink_logits", "mask full, bias none ("),
+])  # fmt: skip
+def test_what_a_variant_does_not_declare_is_refused(monkeypatch, changes, asked, reason, nearest):
+    limited(monkeypatch, **changes)
+    error = refusal(problem(dtype="bfloat16", device="cuda:0", **asked), HOPPER)
+    assert any(reason in why for why in error.reasons["forward-sm90"])
+    assert nearest in error.nearest
+
+
+def test_what_is_declared_is_not_named_as_nearest(monkeypatch):
+    limited(monkeypatch, alignment=1 << 20)
+    assert refusal(problem(dtype="bfloat16", device="cuda:0", mask=EVERYTHING, bias=SLOPES), HOPPER).nearest is None
 
 
 @pytest.mark.parametrize("dtype", HALF)

@@ -5,15 +5,17 @@ import numpy as np
 import pytest
 
 from numba_fa.emulator import EmulationError, HazardError, TensorMap
+from numba_fa.emulator.order import Order
 from numba_fa.emulator.shared import SharedMemory, swizzle_128
 from numba_fa.emulator.tensor_core import (
     decode,
     fragment_places,
     fragments_of,
     half_to_float32,
-    read_k_major,
-    read_mn_major,
+    k_major,
+    mn_major,
     tile_of,
+    words_of,
 )
 from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
 
@@ -26,11 +28,11 @@ def shared_tile(words):
     Swizzled by the manual's rule, chunk by chunk: chunk j of row i lies at j ^ (i % 8).
     """
     rows, columns = words.shape
-    shared = SharedMemory(BASE, columns // 64 * rows * 128)
+    shared = SharedMemory(BASE, columns // 64 * rows * 128, Order(8))
     for i in range(rows):
         for j in range(columns // 8):
             at = BASE + j // 8 * rows * 128 + i * 128 + ((j % 8) ^ (i % 8)) * 16
-            shared.land(np.array([at >> 4]), words[i, 8 * j : 8 * j + 8].view(np.uint8)[None])
+            shared.land(np.array([at >> 4]), words[i, 8 * j : 8 * j + 8].view(np.uint8)[None], 8, 1)
     return shared
 
 
@@ -64,7 +66,7 @@ def test_k_major_operand(rows, columns):
     shared = shared_tile(words)
     start = k_major_descriptor() | BASE >> 4
     descriptors = [start + k_major_step(k, rows * 128) for k in range(columns // 16)]
-    assert np.array_equal(read_k_major(shared, descriptors, rows), words)
+    assert np.array_equal(words_of(shared, k_major(shared, descriptors, rows)), words)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(64, 64), (128, 128), (80, 256)])
@@ -73,7 +75,7 @@ def test_mn_major_operand(rows, columns):
     shared = shared_tile(words)
     start = mn_major_descriptor(rows * 128) | BASE >> 4
     descriptors = [start + mn_major_step(k) for k in range(rows // 16)]
-    assert np.array_equal(read_mn_major(shared, descriptors, columns), words)
+    assert np.array_equal(words_of(shared, mn_major(shared, descriptors, columns)), words)
 
 
 def test_descriptor_without_swizzle_is_refused():
@@ -116,18 +118,18 @@ def test_impossible_tensor_maps_are_refused(array, box):
 
 
 def test_shared_memory_tells_what_may_be_read():
-    shared = SharedMemory(BASE, 64)
+    shared = SharedMemory(BASE, 64, Order(8))
     chunks = np.array([BASE >> 4])
     with pytest.raises(HazardError, match="nothing has written"):
-        shared.require(chunks, "test")
+        shared.require(chunks, "test", [5])
     shared.write_generic(chunks, np.zeros((1, 16), np.uint8), np.array([5]), "test")
     shared.fence(4)
     with pytest.raises(HazardError, match="fence"):
-        shared.require(chunks, "test")
+        shared.require(chunks, "test", [5])
     shared.fence(5)
-    shared.require(chunks, "test")
-    shared.begin_load(chunks, "test")
+    shared.require(chunks, "test", [5])
+    shared.begin_load(chunks, "test", 5)
     with pytest.raises(HazardError, match="in flight"):
-        shared.require(chunks, "test")
+        shared.require(chunks, "test", [5])
     with pytest.raises(EmulationError, match="outside"):
         shared.numbers(np.array([BASE + 64]), "test")

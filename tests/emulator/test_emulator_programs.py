@@ -99,6 +99,22 @@ def test_users_functions_round_to_float32_and_do_not_raise():
     assert type(seen[0]) is np.float32 and seen[0] == -np.inf and np.isnan(seen[1])
 
 
+def test_numpys_functions_and_types_mean_what_they_mean_on_a_gpu():
+    seen = []
+
+    def kernel(aux):
+        if cuda.threadIdx.x == 0:
+            x, n = aux
+            seen.extend([np.tanh(x), np.exp(n / 3), np.float64(x), float(n), np.clip(x, 0, 1), np.minimum(x, 2)])
+            seen.extend([np.int32(x), np.clip(n, 0, 3), np.square(n), np.sign(-n)])
+            seen.append(np.isnan(x))
+
+    run(kernel, 1.7, 5, signature=(), program=("float32", "int32"))
+    x = np.float32(1.7)
+    assert [type(value) for value in seen] == [np.float32] * 6 + [int] * 4 + [bool]
+    assert seen == [np.float32(np.tanh(1.7)), np.float32(np.exp(5 / 3)), x, 5, 1, x, 1, 3, 25, -1, False]
+
+
 def test_functions_of_mathematics_round_once():
     seen = []
 

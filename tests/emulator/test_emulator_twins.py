@@ -40,7 +40,7 @@ def intrinsics():
             if isinstance(value, _Intrinsic):
                 yield name, value
             elif name.startswith("make_") and value.__module__ == module.__name__:
-                yield name, value(*[SAMPLES[parameter] for parameter in inspect.signature(value).parameters])
+                yield name, value(**{parameter: SAMPLES[parameter] for parameter in inspect.signature(value).parameters})
 
 
 ALL = dict(intrinsics())

@@ -70,7 +70,7 @@ def emulate(probe: Probe) -> dict[int, np.ndarray]:
 
 def compile_source(source: KernelSource, name: str, arch: str = "sm_90a"):
     """The Artifact of a kernel that no dispatch key names."""
-    return compile_kernel(SimpleNamespace(slug=name), lambda _: source, arch)
+    return compile_kernel(SimpleNamespace(slug=name, mask="full", bias="none"), lambda _: source, arch)
 
 
 def run_on_gpu(probe: Probe) -> dict[int, np.ndarray]:

@@ -5,7 +5,7 @@ import numpy as np
 
 from numba_fa.flash.convert import CONVERSIONS
 from numba_fa.jit import KernelSource, cuda, device, float32, int32, uint16
-from numba_fa.ptx.elementwise import make_keep, make_map
+from numba_fa.ptx.elementwise import index, make_keep, make_map, real, scalars, to_float32, to_int32
 from numba_fa.ptx.fragment import (
     make_exponential,
     make_keep_below,
@@ -128,8 +128,8 @@ def elementwise_probes():
     values = np.round(fragments(4, special=False) * 64) / 64
     query, key, limit = np.where(second, thread + 40, thread), 100 + 2 * (thread % 4) + column, 130
     inside = np.minimum(key, limit)
-    mapped, kept = make_map(COUNT, device(change), True), make_keep(COUNT, device(sees), True)
-    mapped_all, kept_all = make_map(COUNT, device(change), False), make_keep(COUNT, device(sees), False)
+    mapped, mapped_all = (make_map(COUNT, device(change), clamp=clamp) for clamp in (True, False))
+    kept, kept_all = (make_keep(COUNT, device(sees), clamp=clamp, bounded=clamp) for clamp in (True, False))
 
     for name, operation, keys, masks in (
         ("map_clamped", mapped, inside, False),
@@ -153,6 +153,24 @@ def _at_places(operation):
         return operation(fragment, int32(2), int32(3), thread, int32(thread + 40), start, int32(130), aux)
 
     return at_places
+
+
+def scalar_call_probe():
+    """A score's function called element by element, as the portable kernel does."""
+    function, limit = device(change), 5
+
+    def kernel(source, out):
+        thread = int32(cuda.threadIdx.x)
+        for i in range(COUNT):
+            at = thread * COUNT + i
+            score = function(real(source[at]), index(2), index(3), index(thread), index(i), scalars((int32(7), float32(0.25))))
+            out[at] = to_float32(score) + to_int32(index(min(i, limit)))
+
+    values = np.round(fragments(6, special=False) * 64) / 64
+    keys = np.arange(COUNT)
+    truth = change(values, 2, 3, np.arange(32)[:, None], keys, (7, 0.25)) + np.minimum(keys, limit)
+    source = KernelSource(kernel, ("float32*", "float32*"), 32, 0)
+    yield Probe("scalar_call", source, [values, np.full_like(values, 7)], {1: truth.astype(np.float32)})
 
 
 def _two_chains(values):
@@ -273,6 +291,7 @@ def halfway(half):
 def probes():
     yield from fragment_probes()
     yield from elementwise_probes()
+    yield from scalar_call_probe()
     yield from pack_probes()
     yield from scalar_probes()
     yield from conversion_probes()

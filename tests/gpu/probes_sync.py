@@ -5,7 +5,7 @@ import numpy as np
 from numba_fa.jit import KernelSource, cuda, device, float32, int32, uint8
 from numba_fa.ptx.mbarrier import fence_mbarrier_init, mbarrier_arrive, mbarrier_init, mbarrier_wait
 from numba_fa.ptx.memory import ld_shared_u32, shared_address, st_shared_u32
-from numba_fa.ptx.warp import bar_arrive, bar_sync, make_setmaxnreg, shfl_bfly, warp_uniform
+from numba_fa.ptx.warp import bar_arrive, bar_sync, bar_warp_sync, make_setmaxnreg, shfl_bfly, warp_uniform
 from tests.gpu.probe import Probe
 
 TURNS = 6
@@ -52,6 +52,22 @@ def named_barrier_probe():
 
     truth = (100 * np.arange(TURNS)[:, None] + 31 - np.arange(32)).astype(np.float32)
     yield Probe("named_barriers", KernelSource(kernel, ("float32*",), 64, 128), [np.full_like(truth, 7)], {0: truth})
+
+
+def warp_barrier_probe():
+    """Lanes read what others of their warp wrote."""
+
+    def kernel(out):
+        base = int32(shared_address(cuda.shared.array(0, uint8)))
+        thread = int32(cuda.threadIdx.x)
+        for turn in range(TURNS):
+            st_shared_u32(int32(base + 4 * thread), thread + turn)
+            bar_warp_sync(-1)
+            out[turn * 64 + thread] = float32(ld_shared_u32(int32(base + 4 * (thread ^ 31))))
+            bar_warp_sync(-1)
+
+    truth = (np.arange(TURNS)[:, None] + (np.arange(64) ^ 31)).astype(np.float32)
+    yield Probe("warp_barriers", KernelSource(kernel, ("float32*",), 64, 256), [np.full_like(truth, 7)], {0: truth})
 
 
 def mbarrier_probe():
@@ -106,5 +122,6 @@ def register_probe():
 def probes():
     yield from shuffle_probe()
     yield from named_barrier_probe()
+    yield from warp_barrier_probe()
     yield from mbarrier_probe()
     yield from register_probe()

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from numba_fa.problem.functions import FUNCTIONS
+from numba_fa.problem.biases import ScoreMod
+from numba_fa.problem.masks import MaskMod
 
 
 class Sizes(NamedTuple):
@@ -30,17 +31,21 @@ class Part(NamedTuple):
     meaning: Any
 
 
-class UserFunction:
-    """A user's function as the registry holds it."""
-
-    def __init__(self, function, tokens):
-        self.__code__, self.__globals__, self.__name__ = function.__code__, function.__globals__, function.__name__
-        self.__defaults__, self.__closure__, self.tokens = None, None, tokens
+def user_mask(function, aux, meaning):
+    """A MaskMod as a part."""
+    declared = MaskMod(function, *aux)
+    return Part(declared.name, declared.tokens, tuple(map(carrier, aux)), meaning)
 
 
-def register(name, function, tokens):
-    """Enter a user's function under the name that a key gives it."""
-    FUNCTIONS[name] = UserFunction(function, tokens)
+def user_bias(function, aux, meaning):
+    """A ScoreMod as a part."""
+    declared = ScoreMod(function, *aux)
+    return Part(declared.name, declared.tokens, tuple(map(carrier, aux)), meaning)
+
+
+def carrier(x):
+    """What the kernel takes: bfloat16 as uint16 bit patterns, all else as it is."""
+    return x.view(np.uint16) if getattr(x, "dtype", None) == ml_dtypes.bfloat16 else x
 
 
 def grids(sizes):
@@ -112,11 +117,9 @@ def _checkers(b, h, q_idx, kv_idx, ids, period):
 
 def checkers(sizes):
     """A user's mask, with an array of bytes and a number."""
-    tokens = ("array:uint8:2", "int32")
-    register("mod_checkers", _checkers, tokens)
     ids = np.random.default_rng(3).integers(0, 4, (sizes.batch, sizes.seqlen_k)).astype(np.uint8)
     _, h, i, j = grids(sizes)
-    return Part("mod_checkers", tokens, (ids, 4), (ids != 2)[:, None, None] & ((i // 3 + j + h) % 4 != 0))
+    return user_mask(_checkers, (ids, 4), (ids != 2)[:, None, None] & ((i // 3 + j + h) % 4 != 0))
 
 
 def _combine(word, together, makes):
@@ -201,13 +204,10 @@ def _wave(score, b, h, q_idx, kv_idx, phases, strength):
 
 def wave(sizes):
     """A user's bias, with an array of 16-bit floats and a number."""
-    tokens = ("array:bfloat16:2", "float32")
-    register("score_mod_wave", _wave, tokens)
     phases = np.random.default_rng(7).standard_normal((sizes.heads, 7)).astype(ml_dtypes.bfloat16)
     _, _, i, j = grids(sizes)
     shift = 0.25 * phases.astype(np.float64)[:, np.arange(sizes.seqlen_q) % 7][None, :, :, None] * (j % 3)
-    aux = (phases.view(np.uint16), 0.25)
-    return Part("score_mod_wave", tokens, aux, lambda score: score * 0.5 + shift)
+    return user_bias(_wave, (phases, 0.25), lambda score: score * 0.5 + shift)
 
 
 def sink(sizes):

@@ -10,12 +10,14 @@ import numba
 import numpy as np
 import pytest
 
+from numba_fa.errors import CompileError
 from numba_fa.kernels.cpu import elementary
+from numba_fa.kernels.cpu.block_table import block_table
 from numba_fa.kernels.cpu.forward import make_forward
 from numba_fa.kernels.cpu.hooks import make_hooks
 from numba_fa.problem.tokens import tokens_of
 from tests.kernels import brute_force, programs
-from tests.kernels.programs import all_of, any_of, dense, softcap, t5, window
+from tests.kernels.programs import all_of, any_of, carrier, dense, softcap, t5, window
 
 DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 # One rounding of the output plus float32 sums over at most 200 keys of values near 1.
@@ -69,11 +71,6 @@ def drawn(sizes, dtype, head_dim=24, heads_kv=2):
     q = rng.standard_normal((sizes.batch, sizes.seqlen_q, sizes.heads, head_dim)).astype(DTYPES[dtype])
     k, v = (rng.standard_normal((sizes.batch, sizes.seqlen_k, heads_kv, head_dim)).astype(q.dtype) for _ in "kv")
     return q, k, v
-
-
-def carrier(x):
-    """What the kernel takes: bfloat16 as uint16 bit patterns, other dtypes as they are."""
-    return x.view(np.uint16) if x.dtype == ml_dtypes.bfloat16 else x
 
 
 def compute(q, k, v, dtype, mask, biases=(), scale=0.3, tile=TILE):
@@ -240,20 +237,19 @@ def _inside(b, h, q_idx, kv_idx, batch, heads, seqlen_q, seqlen_k):
     return kv_idx <= q_idx
 
 
-def _inside_score(score, b, h, q_idx, kv_idx, batch, heads, seqlen_q, seqlen_k):
+def _inside_score(score, b, h, q_idx, kv_idx, batch, heads, seqlen_q, seqlen_k, array):
     inside = 0 <= b < batch and 0 <= h < heads and 0 <= q_idx < seqlen_q and 0 <= kv_idx < seqlen_k
     if not inside:
         raise IndexError
     return score
 
 
+@pytest.mark.parametrize("axes", [1, 4])  # with 4 a tile is walked in strips
 @pytest.mark.parametrize("tile", [(32, 16), (5, 7)], ids=str)
-def test_functions_never_see_an_index_outside(tile):
-    sizes, tokens = SIZES["ragged"], ("int32",) * 4
-    programs.register("mod_inside", _inside, tokens)
-    programs.register("score_mod_inside", _inside_score, tokens)
-    mask = programs.Part("mod_inside", tokens, tuple(sizes), None)
-    bias = programs.Part("score_mod_inside", tokens, tuple(sizes), None)
+def test_functions_never_see_an_index_outside(tile, axes):
+    sizes = SIZES["ragged"]
+    mask = programs.user_mask(_inside, sizes, None)
+    bias = programs.user_bias(_inside_score, (*sizes, np.zeros((1,) * axes, np.float32)), None)
     options = {"tile": dict(zip(("block_m", "block_n"), tile))}
     with one_thread():
         out, _ = compute(*drawn(sizes, "fp32"), "fp32", mask, [bias], **options)
@@ -274,6 +270,23 @@ def test_calls_from_several_threads(threads):
         results = list(pool.map(lambda job: compute(q, k, v, "fp32", *job), jobs * 10))
     for result, (out, lse) in zip(results, alone * 10, strict=True):
         assert np.array_equal(result[0], out) and np.array_equal(result[1], lse)
+
+
+def _adds_a_word(b, h, q_idx, kv_idx):
+    return q_idx + "word" > kv_idx
+
+
+def _counts(b, h, q_idx, kv_idx):
+    return q_idx + kv_idx
+
+
+@pytest.mark.parametrize("function, words", [(_adds_a_word, '"word" > kv_idx'), (_counts, "_counts.* bool")])
+def test_a_users_mistake_is_told_in_the_users_words(function, words):
+    part = programs.user_mask(function, (), None)
+    with pytest.raises(CompileError, match=words):
+        make_hooks(part.text, "none", part.tokens)
+    with pytest.raises(CompileError, match=words):
+        block_table(part.text, part.tokens, (), batch=1, heads=1, seqlen_q=1, seqlen_k=1, block_m=1, block_n=1)
 
 
 @pytest.mark.parametrize("make", [*MASKS.values(), *[bias for biases in BIASES.values() for bias in biases]])

@@ -5,7 +5,7 @@ from dataclasses import replace
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.problem import Problem
 
-ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "int64": 8, "float8_e4m3fn": 1}
+ITEMSIZES = {"int32": 4, "float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "int64": 8, "float8_e4m3fn": 1}
 ADDRESS = 1 << 40
 
 
@@ -33,6 +33,6 @@ def request(
     return asked | ({"out": replace(q, pointer=4 * ADDRESS)} if with_out else {})
 
 
-def problem(mask=None, scale=None, **sizes):
+def problem(mask=None, scale=None, bias=None, sink_logits=None, **sizes):
     """The Problem of a faultless call."""
-    return Problem.from_views(**request(**sizes), mask=mask, scale=scale)
+    return Problem.from_views(**request(**sizes), mask=mask, bias=bias, sink_logits=sink_logits, scale=scale)

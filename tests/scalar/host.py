@@ -14,7 +14,7 @@ from numba.cuda import types
 
 import numba_fa.scalar.register  # noqa: F401
 from numba_fa.scalar.term import HARDWARE, SIMPLE
-from numba_fa.scalar.types import IndexType, RealType, StoredType, scalar_of
+from numba_fa.scalar.types import DualType, IndexType, RealType, StoredType, scalar_of
 
 LIBM = {
     "ex2": "exp2f", "lg2": "log2f", "sqrt": "sqrtf", "sin": "sinf", "cos": "cosf", "tanh": "tanhf", "fabs": "fabsf",
@@ -25,10 +25,23 @@ LIBDEVICE = [
     "expm1", "cbrt", "sinh", "cosh", "asin", "acos", "atan", "asinh", "acosh", "atanh", "erf", "erfc", "atan2",
     "fmod",
 ]  # fmt: skip
+# Of constants, which Numba types as float64, user functions may use any.
+DOUBLE = ["tanh", "sin", "cos", "exp", "sqrt", "log", "log1p", "atan", "erf", "pow", "atan2", "hypot", "fabs"]
 POSITION = IndexType(natural=True)
-RECIPROCAL = "define float @host_rcp(float %x) {\n  %y = fdiv float 1.0, %x\n  ret float %y\n}\n"
+DEFINED = """
+define linkonce_odr float @host_rcp(float %x) {
+  %y = fdiv float 1.0, %x
+  ret float %y
+}
+define linkonce_odr i64 @host_multiply_add(i32 %a, i32 %b, i64 %c) {
+  %x = sext i32 %a to i64
+  %y = sext i32 %b to i64
+  %z = mul i64 %x, %y
+  %r = add i64 %z, %c
+  ret i64 %r
+}
+"""
 _libm = ctypes.CDLL(ctypes.util.find_library("m"))
-_alive = []  # engines: their code is called
 
 
 def address(name):
@@ -42,6 +55,8 @@ def setup():
         llvm.add_symbol(f"host_{name}", address(function))
     for name in LIBDEVICE:
         llvm.add_symbol(f"__nv_{name}f", address(f"{name}f"))
+    for name in DOUBLE:
+        llvm.add_symbol(f"__nv_{name}", address(name))
 
 
 def opaque_pointers(text):
@@ -70,13 +85,14 @@ def for_host(text):
         return f"call float @host_{names[match[1]]}({match[2]})"
 
     text = re.sub(r'call float asm +"([^"]*)", "[^"]*"\s*\(([^)]*)\)[^\n]*', call, text)
+    text = re.sub(r'call i64 asm +"mad[^"]*", "[^"]*"\s*(\([^)]*\))[^\n]*', r"call i64 @host_multiply_add\1", text)
     for name, intrinsic in SIMPLE.items():
         text = text.replace(f'@"{intrinsic}"', f"@host_{name}")
     text = re.sub(r"^target .*$", "", text, flags=re.M)
-    text = re.sub(r"addrspace\(\d\)", "", text)
+    text = re.sub(r" ?addrspace\(\d\)", "", text).replace("addrspacecast", "bitcast")
     text = re.sub(r"^!nvvm.*$|^(?=declare.*\bbyval\b)", "", text, flags=re.M)
     declared = "".join(f"declare float @host_{name}(float)\n" for name in HARDWARE if name != "rcp")
-    return opaque_pointers(text) + declared + RECIPROCAL
+    return opaque_pointers(text) + declared + DEFINED
 
 
 def compiled(function, kinds):
@@ -109,6 +125,8 @@ def flat(kind, value):
     """[(ctypes type, value)] of an argument."""
     if isinstance(kind, IndexType):
         return [(ctypes.c_int32, int(value)), (ctypes.c_float, float(value))]
+    if isinstance(kind, DualType):  # the derivative by itself is 1
+        return [(ctypes.c_float, float(value)), (ctypes.c_float, 1.0)]
     if isinstance(kind, types.Array):
         return [(ctypes.c_int64, word) for word in array_words(value)]
     return [(ctypes.c_float, float(value))]
@@ -119,11 +137,10 @@ def run(function, kinds, arguments_of_calls):
     texts, entry, result = compiled(function, kinds)
     module = llvm.parse_assembly(for_host(texts[0]))
     for text in texts[1:]:
-        module.link_in(llvm.parse_assembly(for_host(text).replace(RECIPROCAL, "")))
+        module.link_in(llvm.parse_assembly(for_host(text)))
     module.verify()
     engine = llvm.create_mcjit_compiler(module, llvm.Target.from_default_triple().create_target_machine(opt=1))
     engine.finalize_object()
-    _alive.append(engine)
     out, results = (ctypes.c_int32 * 8)(), []
     for arguments in arguments_of_calls:
         items = [item for kind, value in zip(kinds, arguments, strict=True) for item in flat(kind, value)]
@@ -138,11 +155,14 @@ def value_of(kind, raw):
         kind = kind.storage
     if kind in (types.float32,) or isinstance(kind, RealType):
         return np.frombuffer(raw, np.float32)[0]
+    if isinstance(kind, DualType):
+        return np.frombuffer(raw, np.float32)[:2]
     if kind == types.boolean:
         return bool(raw[0] & 1)
     if isinstance(kind, IndexType):
         whole, twin = np.frombuffer(raw, np.int32)[0], np.frombuffer(raw, np.float32)[1]
         return int(whole), float(twin)
+    kind = types.unliteral(kind)
     return np.frombuffer(raw, {types.float64: np.float64, types.int64: np.int64, types.int32: np.int32}[kind])[0]
 
 
@@ -154,6 +174,13 @@ def score_kinds(aux, fast=False):
 def scores(function, places, aux=(), fast=False):
     """function(score, b, h, q, kv, *aux) at each place (score, b, h, q, kv)."""
     return run(function, score_kinds(aux, fast), [(*place, *aux) for place in places])
+
+
+def duals(function, places, aux=(), fast=False):
+    """(value, derivative by the score) at each place; the derivative is 0 where the function's type has none."""
+    kinds = [DualType(fast), *score_kinds(aux, fast)[1:]]
+    results, kind = run(function, kinds, [(*place, *aux) for place in places])
+    return [tuple(each) if isinstance(kind, DualType) else (each, 0.0) for each in results]
 
 
 setup()

@@ -11,7 +11,18 @@ from numba_fa.build.compiler import _capability, _link, _lower
 from numba_fa.emulator.translate import Translator
 from numba_fa.jit import TOKENS, KernelSource, cuda, device
 from numba_fa.ptx.core import I32, floats, ir, make, pack, unpack
-from numba_fa.ptx.elementwise import index, make_keep, make_map, real, scalars, to_float32, to_int32
+from numba_fa.ptx.elementwise import (
+    index,
+    make_chain,
+    make_keep,
+    make_map,
+    make_map_both,
+    make_map_gradient,
+    real,
+    scalars,
+    to_float32,
+    to_int32,
+)
 from numba_fa.ptx.fragment import column_of, row_of
 
 COUNT = 64
@@ -79,14 +90,31 @@ def decayed(score, b, h, q, kv, aux):
     return score * aux[0] - (math.log1p(distance) if distance > 1 else distance**2)
 
 
+def buckets(score, b, h, q, kv, aux):
+    """T5's, as one writes them: constants of every kind."""
+    distance = abs(q - kv)
+    start, scale = 16, 16 / math.log(128 / 16)
+    bucket = distance if distance < start else min(start + int(math.log(distance / start) * scale), 31)
+    return score + aux[0][bucket] * (0.5 if h < 4 else 0.25)
+
+
 CASES = {
     "alibi": (make_map, alibi, ("float32:2", "int32"), 4.0),
     "softcap": (make_map, softcap, ("float32",), 3.2),
     "dense": (make_map, dense, ("__nv_bfloat16:4",), 6.0),
     "window": (make_keep, window, ("int32", "int32"), 5.0),
+    "buckets": (make_map, buckets, ("float32:1",), 32.0),
     "decayed": (make_map, decayed, ("float32",), 60.0),
 }
 IGNORED = ("ld.", "st.", ".param", ".reg", ".loc", "mov", "//")
+
+
+def instructions(source):
+    """(PTX of a kernel, its lines that are arithmetic)."""
+    text = _lower(source, "sm_90a", lto=False).get_asm_str(cc=_capability("sm_90a"))
+    body = text[text.index(".visible .entry") :]
+    lines = [line.strip() for line in body.splitlines() if line.startswith("\t")]
+    return body, [line for line in lines if not line.startswith(IGNORED)]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -95,15 +123,51 @@ def test_few_instructions_are_left(name, tokens):
     source = kernel(factory(COUNT, device(function), fast=True), aux)
     _, log = _link(_lower(source, "sm_90a").get_ltoir(cc=_capability("sm_90a")), "sm_90a")
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in log
-    text = _lower(source, "sm_90a", lto=False).get_asm_str(cc=_capability("sm_90a"))
-    body = text[text.index(".visible .entry") :]
-    lines = [line.strip() for line in body.splitlines() if line.startswith("\t") and not line.strip().startswith(IGNORED)]
+    body, lines = instructions(source)
     assert "call" not in body and ".f64" not in "".join(lines) and "local" not in body
     # 64-bit integers are addresses; conversions from integers are of launch arguments
     assert len([line for line in lines if re.match(r"cvt\.rn\.f32\.s", line)]) <= 2
-    if name != "dense":
+    if name not in ("dense", "buckets"):
         assert len([line for line in lines if re.search(r"\.[su]64", line)]) < 30
     assert len(lines) / COUNT < most, "\n".join(lines[-40:])
+
+
+GRADIENTS = {"alibi": (alibi, ("float32:2", "int32"), 2.5), "softcap": (softcap, ("float32",), 9.5)}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_are_straight_code(name, tokens):
+    function, aux, most = GRADIENTS[name]
+    multiply, both = make_map_gradient(COUNT, device(function), fast=True), make_map_both(COUNT, device(function))
+    chain = make_chain(COUNT)
+
+    @device
+    def one_step(scores, b, h, row, below, first, limit, aux):
+        return multiply(scores, scores, b, h, row, below, first, limit, aux)
+
+    @device
+    def two_steps(scores, b, h, row, below, first, limit, aux):
+        values, slopes = both(scores, b, h, row, below, first, limit, aux)
+        return chain(values, slopes)
+
+    body, lines = instructions(kernel(one_step, aux))
+    assert "call" not in body and ".f64" not in "".join(lines) and "local" not in body
+    assert len(lines) / COUNT < most, "\n".join(lines[-40:])
+    body, lines = instructions(kernel(two_steps, aux))
+    assert "call" not in body and ".f64" not in "".join(lines) and "local" not in body
+
+
+def test_twins_of_gradients():
+    fragment = np.linspace(-3, 3, COUNT, dtype=np.float32)
+    places = (0, 1, 100, 108, 64, 90, (np.float32(2),))
+    translate = Translator().value
+    values, slopes = translate(make_map_both(COUNT, device(softcap)))(fragment, *places)
+    np.testing.assert_allclose(values, 2 * np.tanh(fragment / 2), rtol=1e-6)
+    np.testing.assert_allclose(slopes, 1 - np.tanh(fragment / 2) ** 2, rtol=1e-5)
+    outer = np.where(np.arange(COUNT) % 2, 3, 0).astype(np.float32)
+    result = translate(make_map_gradient(COUNT, device(softcap)))(fragment, outer, *places)
+    np.testing.assert_allclose(result, outer * slopes, rtol=1e-6)
+    assert translate(make_chain(4))([0, 1, 2, 0], [np.nan, 2, 3, np.inf]).tolist() == [0, 2, 6, 0]
 
 
 @pytest.mark.parametrize("clamp", [False, True])

@@ -55,7 +55,7 @@ ARITHMETIC = [
     lambda score, b, h, q, kv: np.where(score > 0, score, -1) + np.clip(score, -2.0, q),
     lambda score, b, h, q, kv: np.maximum(score, 0) + np.minimum(score, h) + np.sign(score) + np.square(score),
     lambda score, b, h, q, kv: np.floor(score) + np.ceil(score) + np.trunc(score) + np.rint(score),
-    lambda score, b, h, q, kv: np.reciprocal(score + 40),
+    lambda score, b, h, q, kv: np.reciprocal(score + 40) + np.where(kv < q, 0.25, 1) * np.where(score > q, 2, 3),
 ]
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numba import get_num_threads, njit, types
 
-from numba_fa.flash.program import make_program
-from numba_fa.kernels.cpu.hooks import OPTIONS, device
+from numba_fa.flash.program import Program, make_program
+from numba_fa.kernels.cpu.hooks import OPTIONS, device, users_errors
 from numba_fa.kernels.cpu.launch_arguments import PACKED, make_unpack, pack
 
 _i = types.int64
@@ -24,7 +24,7 @@ def block_table(
     Element [b, h, m, n] is 2 * t + whole for the last key tile t up to n in which some query of tile m sees a key, whole
     = 1 when every one of its queries sees every one of its keys, and -1 when there is none. mask: a key's text; aux: its
     launch arguments, of the kinds `tokens`, as for the forward. Exact: every element that `reach` and `whole` do not
-    decide is looked at, and the user's functions see valid indices alone.
+    decide is looked at, and the user's functions see valid indices alone. CompileError for users' mistakes.
     """
     fill, packed = _compiled(mask, tuple(tokens)), pack(tokens, aux)
     table = np.empty((batch, heads, -(-seqlen_q // block_m), -(-seqlen_k // block_n)), np.int32)
@@ -39,7 +39,11 @@ def block_table(
 
 @lru_cache(maxsize=1024)
 def _compiled(mask: str, tokens: tuple[str, ...]) -> Any:
-    program, unpack = make_program(mask, "none", device), make_unpack(tokens)
+    with users_errors(mask, "none"):
+        return _fill(make_program(mask, "none", device), make_unpack(tokens))
+
+
+def _fill(program: Program, unpack: Any) -> Any:
     visible, reach, whole = program.visible, program.reach, program.whole
 
     @njit(**OPTIONS)

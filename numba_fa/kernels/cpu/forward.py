@@ -180,8 +180,8 @@ def _compiled(dtype):
         row_max = np.full(line, MINUS_INFINITY, np.float32)
         row_sum = np.zeros(line, np.float32)
         rescale = np.empty(line, np.float32)
-        if sinks.size and sinks[head] != MINUS_INFINITY:
-            # A sink is a key seen by all whose value is zero.
+        if sinks.size:
+            # A sink is a key seen by all whose value is zero. Of logit -inf it goes, like all before, with the first key.
             row_max[:], row_sum[:] = sinks[head] * np.float32(LOG2_E), np.float32(1.0)
 
         load_queries(q, batch, head, start, rows, factor, q_t)
@@ -244,8 +244,8 @@ def make_forward(*, dtype: str, hooks: Hooks, block_m: int, block_n: int):
     Returns ``forward(q, k, v, out, lse, scale, aux)`` on NumPy arrays: q, out (batch, seqlen_q, heads, head_dim),
     k, v (batch, seqlen_k, heads_kv, head_dim), any strides with the last axis contiguous, all float32, or
     float16, or uint16 bit patterns of bfloat16; lse (batch, heads, seqlen_q) float32 or None; aux a tuple
-    of the launch arguments that ``hooks.tokens`` list. ``out`` and ``lse`` are written in place: lse is the natural logarithm, and a
-    query that sees no key gets out 0 and lse -inf, or the sink's logit.
+    of the launch arguments that ``hooks.tokens`` list, 16-bit floats as bit patterns. ``out`` and ``lse`` are written
+    in place: lse is the natural logarithm, and a query that sees no key gets out 0 and lse -inf, or the sink's logit.
 
     Raises KeyError for another dtype.
     """
@@ -269,6 +269,5 @@ def forward_of(key):
 
     Compiled once a dtype for all head_dims; once a mask and bias its hooks.
     """
-    bias = getattr(key, "bias", "none")
-    hooks = make_hooks(key.mask, bias, tokens_of(key.mask, bias))
+    hooks = make_hooks(key.mask, key.bias, tokens_of(key.mask, key.bias))
     return make_forward(dtype=key.dtype, hooks=hooks, block_m=key.block_m, block_n=key.block_n)

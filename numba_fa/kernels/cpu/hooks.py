@@ -5,6 +5,8 @@ on valid indices alone. A tile of scores holds keys x queries.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from types import FunctionType, ModuleType
@@ -12,16 +14,22 @@ from typing import Any
 
 import numpy as np
 from numba import njit, types
+from numba.core.errors import NumbaError
 from numba.extending import overload
 
+from numba_fa.build.user_errors import check_functions, explain_compile_error
 from numba_fa.flash.program import Program, make_program
 from numba_fa.kernels.cpu import elementary
-from numba_fa.kernels.cpu.launch_arguments import PACKED, make_unpack
+from numba_fa.kernels.cpu.launch_arguments import PACKED, TYPES, make_unpack
+from numba_fa.problem.functions import functions_of
 
 LOG2_E = math.log2(math.e)
 MINUS_INFINITY = np.float32(-np.inf)
 
+_PACKAGE = "numba_fa."
 OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
+# Rows of a dense bias lie 2**n bytes apart as a rule, in one set of the first-level cache, which has room for about 8.
+_STRIP, _WHOLE_TILE = 8, 2**30
 _i, _scores = types.int64, types.Array(types.float32, 2, "C")
 # next_keys(batch, head, q_first, q_last, kv_last, block_n, packed)
 NEXT_KEYS = types.int64(_i, _i, _i, _i, _i, _i, PACKED)
@@ -42,10 +50,28 @@ class Hooks:
 
 @lru_cache(maxsize=1024)
 def make_hooks(mask: str, bias: str, tokens: tuple[str, ...]) -> Hooks:
-    """The hooks of a key's mask and bias, whose launch arguments are of the kinds `tokens`."""
-    program, unpack = make_program(mask, bias, device), make_unpack(tokens)
-    modify = _modify(program, unpack) if program.modify else None
-    return Hooks(tokens, _next_keys(program, unpack), _hide(program, unpack), modify, program.sink)
+    """The hooks of a key's mask and bias, whose launch arguments are of the kinds `tokens`.
+
+    CompileError for users' mistakes.
+    """
+    with users_errors(mask, bias):
+        program, unpack = make_program(mask, bias, device), make_unpack(tokens)
+        strip = _STRIP if any(token.endswith(":4") for token in tokens) else _WHOLE_TILE
+        modify = _modify(program, unpack, strip) if program.modify else None
+        return Hooks(tokens, _next_keys(program, unpack), _hide(program, unpack), modify, program.sink)
+
+
+@contextmanager
+def users_errors(mask: str, bias: str) -> Iterator[None]:
+    """What is wrong with the users' functions of a key's texts as CompileErrors: found alone, or in what is compiled."""
+    functions = functions_of(mask, bias)
+    check_functions(functions, njit(**OPTIONS), TYPES)
+    try:
+        yield
+    except NumbaError as error:
+        if not functions:
+            raise
+        raise explain_compile_error(error, functions) from error
 
 
 def _next_keys(program: Program, unpack: Any) -> Any:
@@ -82,17 +108,19 @@ def _hide(program: Program, unpack: Any) -> Any:
     return hide
 
 
-def _modify(program: Program, unpack: Any) -> Any:
+def _modify(program: Program, unpack: Any, strip: int) -> Any:
     modify_score, log2_e = program.modify, np.float32(LOG2_E)
 
     @njit(ON_TILE, **OPTIONS)
     def modify(scores, batch, head, q_first, kv_first, keys, queries, packed):
         """From scaled scores to biased ones times log2(e), which a softmax in base 2 takes."""
         aux = unpack(packed)
-        for j in range(keys):
-            for i in range(queries):
-                score = modify_score(scores[j, i], batch, head, q_first + i, kv_first + j, aux)
-                scores[j, i] = np.float32(score) * log2_e
+        for start in range(0, queries, strip):
+            for j in range(keys):
+                for i in range(min(strip, queries - start)):
+                    at = np.uint64(start + i)  # unsigned, so that no index is taken to count from the end
+                    score = modify_score(scores[j, at], batch, head, q_first + start + i, kv_first + j, aux)
+                    scores[j, at] = np.float32(score) * log2_e
 
     return modify
 
@@ -105,7 +133,8 @@ def leave(scores, batch, head, q_first, kv_first, keys, queries, packed):
 def device(function: Any) -> Any:
     """Make a program's function callable from hooks; they alone call it, so it has no wrappers for other callers.
 
-    Its `math.tanh` is one that vectorises.
+    Its `math.tanh` is one that vectorises. Numba inlines the library's own functions, which saves a quarter of the time
+    to compile; what users may write is too much for that.
     """
     scope = dict(function.__globals__)
     for name in function.__code__.co_names:
@@ -114,7 +143,9 @@ def device(function: Any) -> Any:
         elif scope.get(name) is math.tanh:
             scope[name] = _tanh
     own = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, function.__closure__)
-    return njit(own, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)
+    written_here = scope.get("__name__", _PACKAGE).startswith(_PACKAGE)  # generated code has no module
+    inline = "always" if written_here else "never"
+    return njit(own, no_cpython_wrapper=True, no_cfunc_wrapper=True, inline=inline, **OPTIONS)
 
 
 def _tanh(x):

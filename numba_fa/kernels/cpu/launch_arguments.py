@@ -16,7 +16,6 @@ from numba.np.numpy_support import from_dtype
 from numba_fa.kernels.cpu.convert import bfloat16_to_float32, float16_to_float32
 
 PACKED = types.Array(types.int64, 1, "C")
-NUMBERS = {"int32": types.int32, "float32": types.float32}
 _WIDEN = {"bfloat16": bfloat16_to_float32, "float16": float16_to_float32}
 _ARRAY_HEADER = 5
 
@@ -59,14 +58,17 @@ def _array_type(dtype, ndim):
     return types.Array(dtype, ndim, "A", readonly=True, aligned=False)
 
 
-def type_of(token):
-    """The Numba type of an argument: "int32", "float32" or "array:<NumPy's dtype name>:<ndim>"."""
-    if token in NUMBERS:
-        return NUMBERS[token]
-    _, dtype_name, ndim = token.split(":")
-    if dtype_name in _WIDEN:
-        return HalfArray(dtype_name, int(ndim))
-    return _array_type(from_dtype(np.dtype(dtype_name)), int(ndim))
+class _Types(dict):
+    """Numba's types of launch arguments by their kinds: "int32", "float32" or "array:<NumPy's dtype name>:<axes>"."""
+
+    def __missing__(self, token):
+        _, dtype_name, ndim = token.split(":")
+        if dtype_name in _WIDEN:
+            return HalfArray(dtype_name, int(ndim))
+        return _array_type(from_dtype(np.dtype(dtype_name)), int(ndim))
+
+
+TYPES = _Types(int32=types.int32, float32=types.float32)
 
 
 def _slots(numba_type):
@@ -89,7 +91,7 @@ def pack(tokens, values):
 
 def make_unpack(tokens):
     """An intrinsic `unpack(vector)` that gives the arguments as one tuple, arrays as arrays."""
-    members = types.Tuple([type_of(token) for token in tokens])
+    members = types.Tuple([TYPES[token] for token in tokens])
 
     @intrinsic
     def unpack(typing_context, vector):

@@ -5,6 +5,8 @@ from typing import Any
 from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.shape import Shape
+from numba_fa.ptx.elementwise import index as position
+from numba_fa.ptx.elementwise import scalars, to_int32
 from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.memory import st_shared_u32
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
@@ -23,8 +25,21 @@ def make_producer(shape: Shape, program: Program) -> Any:
     Q_BYTES, KV_BYTES, Q_ATOM, KV_ATOM, Q_SLOTS = shape.q_bytes, shape.kv_bytes, shape.q_atom, shape.kv_atom, shape.q_slots
     K_OFFSET, V_OFFSET = shape.k_offset, shape.v_offset
     RING, MESSAGES = ring_offset(shape.held), message_offset(shape.held, key.stages)
-    reach, whole = program.reach, program.whole
+    visible_up_to, seen_whole = program.reach, program.whole
+    # A verdict that loops over a table is asked once a tile: asked for each consumer it takes more registers than there are.
+    PARTS = 1 if "block" in key.mask else CONSUMERS
+    ROWS, MINE = BLOCK_M // PARTS, 1 if PARTS == CONSUMERS else (1 << CONSUMERS) - 1
     turn_at, place = device(turn_of), device(locate)
+
+    @device
+    def reach(index, head, first, last, kv_idx, aux):
+        return to_int32(visible_up_to(position(index), position(head), position(first), position(last), position(kv_idx),
+                                      scalars(aux)))  # fmt: skip
+
+    @device
+    def whole(index, head, first, last, start, end, aux):
+        return seen_whole(position(index), position(head), position(first), position(last), position(start),
+                          position(end), scalars(aux))  # fmt: skip
 
     @device
     def to_mask(index, head, first, last, block, seqlen_k, aux):
@@ -32,11 +47,11 @@ def make_producer(shape: Shape, program: Program) -> Any:
         start = block * BLOCK_N
         end = start + BLOCK_N - 1
         bits = 0
-        for c in range(CONSUMERS):
-            top = min(first + 64 * c, last)
-            bottom = min(first + 64 * c + 63, last)
+        for part in range(PARTS):
+            top = min(first + part * ROWS, last)
+            bottom = min(first + part * ROWS + ROWS - 1, last)
             if end >= seqlen_k or not whole(index, head, top, bottom, start, end, aux):
-                bits |= 1 << c
+                bits |= MINE << part
         return bits
 
     @device

@@ -9,7 +9,7 @@ from numba_fa.tile.layout import ATOM_COLUMNS, ATOM_ROW_BYTES, SHARED_LIMIT, SWI
 from numba_fa.tile.pipeline import barrier_bytes
 
 # Registers a thread of the producer and of the consumer warpgroups: with 128 threads each they must fit 64 Ki.
-_REGISTERS = {2: (24, 240), 3: (32, 160)}
+_REGISTERS = {2: (56, 224), 3: (32, 160)}
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,10 @@ def _configure(problem: Problem) -> DispatchKey:
 
 
 def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
-    """Persistent blocks, one an SM, while their work is even; else one tile a block, which the hardware balances."""
+    """Persistent blocks, one an SM, while their work is even; else one tile a block, which the hardware balances.
+
+    How much masks other than these hide, and where, only their arrays and functions know.
+    """
     tiles, heads = -(-problem.seqlen_q // key.block_m), problem.heads * problem.batch
     blocks = min(tiles * heads, device.multiprocessors)
     if key.mask == "causal":
@@ -35,6 +38,8 @@ def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int,
         first = 2.5 + max(0, problem.seqlen_k - problem.seqlen_q) / key.block_m
         if balance(tiles, heads, _together(problem), blocks, first) < _EVEN:
             blocks = tiles * heads
+    elif key.mask not in ("full", "window"):
+        blocks = tiles * heads
     return (blocks, 1, 1)
 
 

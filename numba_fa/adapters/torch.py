@@ -1,0 +1,141 @@
+"""torch's tensors. Every call of attention passes here, so what is asked of a tensor is counted in nanoseconds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Hashable
+from functools import cache
+from typing import Any
+
+from numba_fa.adapters.library import Library
+from numba_fa.errors import ProblemError
+from numba_fa.problem.arrays import ArrayView
+
+
+class _Unusual(Exception):
+    """Tensors are not as those of a call made before; what is wrong with them, if anything, is told elsewhere."""
+
+
+def _increment_version(torch: Any) -> Callable[[tuple[Any, ...]], None]:
+    """torch's function that counts a write into tensors, without the Python around it where that can be left out."""
+    public = torch.autograd.graph.increment_version
+    try:
+        direct, probe = torch._C._increment_version, torch.empty(1)
+        before = probe._version
+        direct((probe,))
+        return direct if probe._version == before + 1 else public
+    except Exception:  # another version of torch
+        return public
+
+
+def _guards(torch: Any) -> Callable[..., Callable[..., bool]] | None:
+    """torch's own quick test that tensors are as others were in all but address and contents, which torch.compile asks
+    before each call: type, dtype, device, sizes, strides, what wants a gradient; None where it does not tell all that.
+    """
+    try:
+        from_tensors = torch._C._dynamo.guards.TensorGuards
+        plain, other = torch.zeros(2, 4), torch.zeros(2, 4)
+        check = from_tensors(plain, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+        others = (
+            torch.zeros(4, 2), torch.zeros(4, 2).t(), torch.zeros(2, 4, dtype=torch.float16), other.to("meta"),
+            torch._neg_view(other), torch.zeros(2, 4).requires_grad_(), other.to_sparse(), torch.nn.Parameter(other),
+        )  # fmt: skip
+        with torch.enable_grad():
+            told = check(other) and not any(check(tensor) for tensor in others)
+    except Exception:  # another version of torch
+        return None
+
+    def guard(*arrays: Any) -> Callable[..., bool]:
+        return from_tensors(*arrays, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+
+    return guard if told else None
+
+
+@cache
+def library() -> Library:
+    """torch, which is loaded, because one of its tensors is here."""
+    torch = sys.modules["torch"]
+    names = {getattr(torch, name): name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype)}
+    strided, is_grad_enabled = torch.strided, torch.is_grad_enabled
+    names |= {torch.float32: "float32", torch.float16: "float16", torch.float64: "float64"}
+    raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+
+    def view(array: Any) -> ArrayView:
+        if array.layout is not strided or array.is_neg():
+            raise ProblemError([f"a tensor of layout {array.layout}{' that negates when read' * array.is_neg()}; "
+                                "a plain strided one is wanted"])  # fmt: skip
+        device = array.device
+        where = device.type
+        if where == "cuda":
+            where = f"cuda:{device.index}"
+        elif where != "cpu":
+            raise ProblemError([f"a tensor on device {device}; allowed: cpu, cuda"])
+        shape, strides = tuple(array.shape), array.stride()
+        return ArrayView(array.data_ptr(), shape, strides, names[array.dtype], array.element_size(), where)
+
+    def glance(array: Any) -> tuple[int, Hashable]:
+        return array.data_ptr(), (
+            array.shape, array.stride(), array.dtype, array.device, array.layout, array.is_neg(),
+            array.requires_grad and is_grad_enabled(),
+        )  # fmt: skip
+
+    def glances(q: Any, k: Any, v: Any, out: Any, lse: Any) -> tuple[int, int, int, int, int, Hashable]:
+        # Written out, and with every property asked for once: a property takes 50 ns, as does a call of Python's.
+        dtype, device = q.dtype, q.device
+        if (
+            q.layout is not strided or k.layout is not strided or v.layout is not strided
+            or q.is_neg() or k.is_neg() or v.is_neg()
+            or k.dtype is not dtype or v.dtype is not dtype or k.device != device or v.device != device
+            or ((q.requires_grad or k.requires_grad or v.requires_grad) and is_grad_enabled())
+        ):  # fmt: skip
+            raise _Unusual
+        facts: tuple[Any, ...] = (q.shape, q.stride(), k.shape, k.stride(), v.shape, v.stride(), dtype, device)
+        if out is None and lse is None:
+            return q.data_ptr(), k.data_ptr(), v.data_ptr(), 0, 0, facts
+        out_at = lse_at = 0
+        if out is not None:
+            if (
+                out.layout is not strided or out.is_neg() or out.dtype is not dtype or out.device != device
+                or (out.requires_grad and is_grad_enabled())
+            ):  # fmt: skip
+                raise _Unusual
+            out_at, facts = out.data_ptr(), (*facts, out.shape, out.stride())
+        if lse is not None:
+            lse_at, lse_facts = glance(lse)
+            facts = (*facts, lse_facts)
+        return q.data_ptr(), k.data_ptr(), v.data_ptr(), out_at, lse_at, facts
+
+    def stream(array: Any) -> int:
+        return torch.cuda.current_stream(array.device).cuda_stream if array.is_cuda else 0
+
+    def streams(like: Any) -> Callable[[Any], int]:
+        if not like.is_cuda:
+            return lambda array: 0
+        index = like.device.index
+        return stream if raw_stream is None else lambda array: raw_stream(index)
+
+    def empty(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+
+    def maker(like: Any, shape: tuple[int, ...], dtype: str) -> Callable[[Any], Any]:
+        kind, device, new = getattr(torch, dtype), like.device, torch.empty
+        if tuple(like.shape) == shape and like.dtype is kind and like.is_contiguous():
+            return torch.empty_like
+        return lambda array: new(shape, dtype=kind, device=device)
+
+    def wants_grad(array: Any) -> bool:
+        return array.requires_grad and is_grad_enabled()
+
+    increment_version = _increment_version(torch)
+
+    def wrote(array: Any) -> None:
+        if not array.is_inference():  # such a tensor counts no versions
+            increment_version((array,))
+
+    def holds(kind: type) -> bool:
+        return issubclass(kind, torch.Tensor)
+
+    return Library(
+        "torch", view, stream, empty, holds, wants_grad=wants_grad, wrote=wrote, glance=glance,
+        glances=glances, guard=_guards(torch), address=torch.Tensor.data_ptr, maker=maker, streams=streams,
+    )  # fmt: skip

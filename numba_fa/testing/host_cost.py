@@ -1,0 +1,135 @@
+"""What a call costs the host: microseconds from attention()'s entry to the kernel enqueued, beside torch's SDPA.
+
+`python -m numba_fa.testing.host_cost` measures on a GPU. Without one, tensors on the CPU stand in for a GPU's and the
+launch does nothing: what is left is this library's own Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+LIMITS = {"attention": 12.0, "Plan.run": 6.0}  # microseconds, on a GPU's host
+_BATCH = 50  # calls between synchronisations, so that the queue of launches never fills
+
+
+def main() -> int:
+    """Print a table; the number of times above the limits, which hold on a GPU."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=200, help="batches of 50 calls")
+    parser.add_argument("--seqlen", type=int, default=128)
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"])
+    options = parser.parse_args()
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    name = torch.cuda.get_device_name() if on_gpu else "no GPU: tensors on the CPU, a launch that does nothing"
+    print(f"{name}; torch {torch.__version__}; median microseconds a call")
+    late = 0
+    with _real_device() if on_gpu else pretended_gpu():
+        for name, call in cases("cuda" if on_gpu else "cpu", options.seqlen, getattr(torch, options.dtype)).items():
+            taken = measure(call, options.repeats, torch.cuda.synchronize if on_gpu else lambda: None)
+            limit = LIMITS.get(name)
+            late += on_gpu and limit is not None and taken > limit
+            print(f"  {name:40}{taken:7.2f}" + (f"   limit {limit}" if limit else ""), flush=True)
+    return late
+
+
+def cases(device: str, seqlen: int, dtype: Any) -> dict[str, Callable[[], Any]]:
+    """What is timed, by name."""
+    import torch
+
+    import numba_fa
+
+    shape, options = (1, seqlen, 8, 64), {"device": device, "dtype": dtype}
+    q, k, v = (torch.randn(shape, **options) for _ in range(3))
+    out, lse = torch.empty_like(q), torch.empty(1, 8, seqlen, device=device)
+    lengths = torch.full((1,), seqlen, device=device, dtype=torch.int32)
+    padding, alibi = numba_fa.KeyPadding(lengths), numba_fa.ALiBi(torch.ones(8, device=device))
+    attention = numba_fa.attention
+    plan, padded = numba_fa.plan(q, k, v, mask="causal"), numba_fa.plan(q, k, v, mask=padding)
+    transposed = [x.transpose(1, 2) for x in (q, k, v)]
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    found = {
+        "attention": lambda: attention(q, k, v, mask="causal"),
+        "attention, lse": lambda: attention(q, k, v, mask="causal", return_lse=True),
+        "attention, out given": lambda: attention(q, k, v, mask="causal", out=out),
+        "attention, padding": lambda: attention(q, k, v, mask=padding),
+        "attention, new declarations, alibi": lambda: attention(
+            q, k, v, mask=numba_fa.KeyPadding(lengths), bias=[numba_fa.Softcap(30.0), alibi]
+        ),
+        "Plan.run": lambda: plan.run(q, k, v, out),
+        "Plan.run, lse": lambda: plan.run(q, k, v, out, lse),
+        "Plan.run, padding": lambda: padded.run(q, k, v, out),
+    }
+    if device != "cpu":  # there it would compute
+        found["torch SDPA"] = lambda: sdpa(*transposed, is_causal=True)
+    return found
+
+
+def measure(call: Callable[[], Any], repeats: int, synchronize: Callable[[], None]) -> float:
+    """The median over batches of the microseconds a call takes the host."""
+    for _ in range(2):
+        call()
+    synchronize()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(_BATCH):
+            call()
+        times.append(time.perf_counter() - start)
+        synchronize()
+    return statistics.median(times) / _BATCH * 1e6
+
+
+@contextmanager
+def _real_device() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def pretended_gpu() -> Iterator[list[tuple[Any, ...]]]:
+    """A Hopper GPU whose arrays are the CPU's and whose launches do nothing; gives the list of the last launch.
+
+    Nothing is compiled. Everything else on the path of a call is what runs on a GPU.
+    """
+    from cuda.bindings import driver
+
+    from numba_fa import api
+    from numba_fa.build import launch
+    from numba_fa.build.artifact import Artifact
+    from numba_fa.build.loader import LoadedKernel
+    from numba_fa.dispatch.device import HOPPER
+
+    artifact = Artifact("pretended", "sm_90a", "", b"", 0, 0, 0, 0, 0, 384, {})
+    kernel, last = LoadedKernel(artifact, None, 0), [()]
+    done = (driver.CUresult.CUDA_SUCCESS,)
+
+    def no_launch(*arguments: Any) -> Any:
+        last[0] = arguments
+        return done
+
+    def no_map(tensor_map: Any) -> Callable[[int], bytes]:
+        return lambda address: address.to_bytes(8, "little") + bytes(120)
+
+    with (
+        mock.patch.object(api, "device_of", lambda name: HOPPER),
+        mock.patch("numba_fa.build.loader.load", lambda *key: kernel),
+        mock.patch.object(launch, "_make_current", lambda device: lambda: None),
+        mock.patch.object(launch, "encoder", no_map),
+        mock.patch.object(driver, "cuLaunchKernel", no_launch),
+    ):
+        api.forget()
+        try:
+            yield last
+        finally:
+            api.forget()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
