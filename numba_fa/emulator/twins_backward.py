@@ -8,8 +8,7 @@ import numpy as np
 
 from numba_fa.emulator.errors import EmulationError, HazardError
 from numba_fa.emulator.memory import GlobalMemory
-from numba_fa.emulator.shared import IN_FLIGHT, UNFENCED, UNWRITTEN
-from numba_fa.emulator.tensor_core import Group, InFlight, half_to_float32, read_mn_major
+from numba_fa.emulator.tensor_core import Group, InFlight, half_to_float32, mn_major
 from numba_fa.emulator.threads import current
 from numba_fa.emulator.twins_fragment import _HALF, _NEG_INF, _TINY, _each_row, registers_of
 from numba_fa.emulator.twins_wgmma import Step, _same, _start
@@ -71,12 +70,9 @@ def share_words(count: int, words: np.ndarray, address: int) -> None:
 
 
 def shared_values(count: int, dtype: str, address: int) -> np.ndarray:
-    """What `share_words` left, widened; HazardError where nobody wrote it."""
-    shared = current().block.shared
-    numbers = shared.numbers(int(address) + QUAD_STEP * np.arange(count // 8), "shared_values")
-    if np.isin(shared.chunk_state[numbers], (UNWRITTEN, IN_FLIGHT)).any():
-        raise HazardError("packed values are read that are unwritten or in flight")
-    return shared.chunks[numbers].reshape(-1).view(_HALF[dtype]).astype(np.float32)
+    """What `share_words` left, widened; HazardError where nobody wrote it, or no barrier came after."""
+    places = int(address) + QUAD_STEP * np.arange(count // 8)[:, None] + 4 * np.arange(4)
+    return _read_words(places.reshape(-1), "shared_values").view(_HALF[dtype]).astype(np.float32)
 
 
 def gemm_tt(n: int, steps: int, dtype: str, a_step: Step, b_step: Step, a: int, b: int) -> InFlight:
@@ -86,17 +82,15 @@ def gemm_tt(n: int, steps: int, dtype: str, a_step: Step, b_step: Step, a: int, 
 
     def combine(values: dict[int, Any]) -> dict[int, InFlight]:
         a0, b0 = _same(values, "gemm_tt")
-
-        def read() -> list[np.ndarray]:
-            return [
-                read_mn_major(shared, [a0 + a_step(k) for k in range(steps)], 64),
-                read_mn_major(shared, [b0 + b_step(k) for k in range(steps)], n),
-            ]
+        operands = [
+            mn_major(shared, [a0 + a_step(k) for k in range(steps)], 64),
+            mn_major(shared, [b0 + b_step(k) for k in range(steps)], n),
+        ]
 
         def multiply(left: np.ndarray, right: np.ndarray) -> np.ndarray:
             return half_to_float32(left, dtype).T @ half_to_float32(right, dtype)
 
-        return _start(thread, values, Group(read, multiply), n, steps, f"{dtype}, A and B in shared memory, transposed")
+        return _start(thread, values, Group(operands, multiply), n, steps, f"{dtype}, A and B in shared memory, transposed")
 
     return thread.block.threads.meet(("gemm_tt", n, steps, dtype), 128, (int(a), int(b)), combine)
 
@@ -109,9 +103,14 @@ def bulk_load(destination: int, source: int, size: int, barrier: int) -> None:
     mbarrier = block.mbarrier(int(barrier))
     if not mbarrier.fenced:
         raise HazardError(f"bulk_load completes on {mbarrier.name}, made without fence_mbarrier_init after")
-    block.shared.begin_load(numbers, "bulk_load")
-    mbarrier.loads.append((int(size), lambda: block.shared.land(numbers, data.reshape(-1, 16).copy())))
-    block.record("bulk_load", current().index, int(size), int(destination))
+    block.shared.begin_load(numbers, "bulk_load", current().index)
+
+    def land(agent: int, time: int) -> None:
+        block.shared.land(numbers, data.reshape(-1, 16).copy(), agent, time)
+        block.end(event)
+
+    mbarrier.loads.append((int(size), land))
+    event = block.record("bulk_load", current().index, int(size), int(destination), f"for {mbarrier.name}")
 
 
 class _Sum:
@@ -172,11 +171,6 @@ def ld_global_f32(address: int) -> np.float32:
     return _global(int(address), 4, "ld_global_f32").view(np.float32)[0]
 
 
-def warp_sync() -> None:
-    """Once the whole warp has come."""
-    current().block.threads.meet("warp_sync", 32, None, lambda values: dict.fromkeys(values))
-
-
 def ticket_wait(address: int, value: int) -> None:
     """Blocks run one after another here, so whom this one waits for is done, or it will never be."""
     ticket = int(_global(int(address), 4, "ticket_wait").view(np.int32)[0])
@@ -191,14 +185,17 @@ def ticket_set(address: int, value: int) -> None:
 
 def _column_values(count: int, address: int) -> np.ndarray:
     """Per register the float32 of its column; HazardError where it has not come."""
-    shared = current().block.shared
-    address = int(address)
-    end = address + 32 * (count // 4)
-    if address % 8 or not shared.base <= address or end - 24 > shared.limit:
-        raise EmulationError(f"columns' values at {address:#x}: misaligned or outside shared memory")
-    places = (address + 32 * np.arange(count // 4)[:, None] + 4 * np.array([0, 1, 0, 1])).reshape(-1)
-    if np.isin(shared.state[places], (UNWRITTEN, IN_FLIGHT, UNFENCED)).any():
-        raise HazardError("columns' values are read, but they are unwritten or in flight")
+    pairs = int(address) + 32 * np.arange(count // 4)[:, None] + 4 * np.arange(2)
+    return np.tile(_read_words(pairs.reshape(-1), "columns' values").reshape(-1, 2), 2).reshape(-1)
+
+
+def _read_words(places: np.ndarray, what: str) -> np.ndarray:
+    """The float32 words at shared addresses, as this thread may read them."""
+    thread, shared = current().index, current().block.shared
+    if (places % 4).any() or places.min() < shared.base or places.max() + 4 > shared.limit:
+        raise EmulationError(f"{what} at {int(places.min()):#x}: misaligned or outside shared memory")
+    for place in places.tolist():
+        shared.read_word(place, thread)
     return shared.bytes.view(np.float32)[places // 4]
 
 
@@ -221,5 +218,5 @@ def _global(address: int, size: int, what: str) -> np.ndarray:
 TWINS = (
     keep_from, column_exponential, column_gradient, stmatrix_words, store_quads, share_words, shared_values,
     gemm_tt, bulk_load, bulk_reduce_add,
-    load_words, load_quads, add_quads, store_zero, dot_words, ld_global_f32, warp_sync, ticket_wait, ticket_set,
+    load_words, load_quads, add_quads, store_zero, dot_words, ld_global_f32, ticket_wait, ticket_set,
 )  # fmt: skip

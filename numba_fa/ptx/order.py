@@ -1,9 +1,7 @@
-"""Order between lanes of a warp, and between blocks through an int32 in global memory."""
+"""Order between blocks, through an int32 in global memory."""
 
 from numba_fa.ptx.core import Op, define
 
-# What the lanes did before is seen by all of them after.
-warp_sync = define(Op("warp_sync", "", "bar.warp.sync 0xffffffff;"))
 # Until the int32 at an address equals a value; then all that was released with it is visible.
 ticket_wait = define(
     Op(

@@ -50,27 +50,26 @@ def make_backward(key: DispatchKey) -> KernelSource:
     Its parameters: tensor maps of q, k, v, dO (boxes of block_m, block_n, block_n, block_m rows), of dK and dV (64 rows);
     pointers to LSE in base 2 and delta, float32 (batch, heads, tiles, 2, block_m), and to dQ's sums (batch, heads, tiles,
     64 * (dq_columns[0] + dq_columns[1])), zeroed, and, for "bwd_det", to their tickets, int32 (batch, heads, tiles), zeroed;
-    heads, heads_kv, batch, seqlen_q, seqlen_k; scale * log2(e), scale; the mask's launch arguments.
+    heads, heads_kv, batch, seqlen_q, seqlen_k; scale; the program's launch arguments.
 
     key.op: "bwd"; "bwd_det" sums dQ up in one order (`backward_order.py`); "bwd_red" from registers.
     """
     shape = BackwardShape(key)
-    program = make_program(key.mask, "none", device)
+    program = make_program(key.mask, key.bias, device)
     produce = make_backward_producer(shape, program)
     wait_turns, pass_turns = make_order(shape, program)
     SPLIT, STAGED, ORDERED, DS_WARPS = shape.split, not shape.direct, shape.ordered, 4 if shape.split else 8
     Q_READERS = 9 if ORDERED else 8
     if SPLIT:
-        consume_values, consume_keys = make_split_consumers(shape)
+        consume_values, consume_keys = make_split_consumers(shape, program)
         consume = write_queries = None
     else:
-        consume, write_queries = make_backward_consumer(shape), make_backward_writer(shape)
+        consume, write_queries = make_backward_consumer(shape, program), make_backward_writer(shape)
         consume_values = consume_keys = None
     STAGES, BARRIERS, ALIGN = key.stages, shape.barrier_offset, SWIZZLE_ALIGNMENT - 1
     shrink, grow = make_setmaxnreg(REGISTERS[0], "dec"), make_setmaxnreg(REGISTERS[1], "inc")
 
-    def backward_sm90(q, k, v, do, dk, dv, rows, dq, tickets, heads, heads_kv, batch, seqlen_q, seqlen_k, scale_log2, scale,
-                      aux):  # fmt: skip
+    def backward_sm90(q, k, v, do, dk, dv, rows, dq, tickets, heads, heads_kv, batch, seqlen_q, seqlen_k, scale, aux):
         memory = cuda.shared.array(0, uint8)
         base = int32((shared_address(memory) + ALIGN) & ~ALIGN)
         barriers = int32(base + BARRIERS)
@@ -112,18 +111,17 @@ def make_backward(key: DispatchKey) -> KernelSource:
         elif SPLIT:
             grow()
             if warpgroup == 1:
-                consume_values(tensor_map(dv), int64(dq), base, barriers, heads_kv, batch, seqlen_q, seqlen_k, scale_log2,
-                               aux)  # fmt: skip
+                consume_values(tensor_map(dv), int64(dq), base, barriers, heads_kv, batch, seqlen_q, seqlen_k, scale, aux)
             else:
                 consume_keys(tensor_map(dk), int64(dq), base, barriers, heads_kv, batch, seqlen_q, seqlen_k, scale, aux)
         else:
             grow()
             consumer = int32(warpgroup - 1)
             consume(tensor_map(dk), tensor_map(dv), int64(dq), base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k,
-                    scale_log2, scale, aux)  # fmt: skip
+                    scale, aux)  # fmt: skip
             if STAGED and thread & 31 == 0:
                 if thread & 127 == 0:
                     st_shared_u32(barriers + DQ_MESSAGE + 4 * consumer, END)
                 mbarrier_arrive(barriers + DQ_FULL + 8 * consumer)
 
-    return KernelSource(backward_sm90, MAIN_SIGNATURE, shape.threads, shape.shared_bytes, tokens_of(key.mask, "none"))
+    return KernelSource(backward_sm90, MAIN_SIGNATURE, shape.threads, shape.shared_bytes, tokens_of(key.mask, key.bias))

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32, int64
 from numba_fa.kernels.sm90.backward_epilogue import make_write_keys
-from numba_fa.kernels.sm90.backward_judge import make_judge_t
+from numba_fa.kernels.sm90.backward_judge import make_exponent_scale_t, make_judge_t
 from numba_fa.kernels.sm90.backward_order import make_ordered
 from numba_fa.kernels.sm90.backward_producer import LAST, TILE, place
 from numba_fa.kernels.sm90.backward_shape import (
@@ -34,9 +35,9 @@ from numba_fa.ptx.fragment_columns import (
 from numba_fa.ptx.integer import opaque
 from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
 from numba_fa.ptx.memory import ld_shared_u32, st_shared_u32
-from numba_fa.ptx.order import warp_sync
 from numba_fa.ptx.tma import fence_proxy_async
 from numba_fa.ptx.vector import make_add_quads
+from numba_fa.ptx.warp import bar_warp_sync
 from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_wait
 from numba_fa.ptx.wgmma_transposed import make_gemm_tt
 from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
@@ -44,8 +45,8 @@ from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_desc
 WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
 
 
-def make_backward_consumer(shape: BackwardShape) -> Any:
-    """consume(dk, dv, sums, base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k, scale_log2, scale, aux).
+def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
+    """consume(dk, dv, sums, base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k, scale, aux).
 
     Step by step of the ring it starts S^T = K Q^T and dP^T = V dO^T, makes P^T while dP^T runs and dS^T while
     dV += P^T dO runs, and hands dS to both consumers. The product dQ = dS K is of the step before, so that neither
@@ -53,7 +54,7 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
     """
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES, HEAD_DIM = key.block_m, key.block_n, key.stages, key.head_dim
-    DIRECT, HEADS = shape.direct, False  # whether the mask asks for the head
+    DIRECT, HEADS = shape.direct, shape.asks_head
     SCORES, OUTPUTS, DQ = BLOCK_M // 2, HEAD_DIM // 2, shape.dq_columns[0] // 2
     Q_ATOM, KV_ATOM, DS_ATOM = shape.q_atom, shape.kv_atom, BLOCK_N * 128
     V_OFFSET, Q_OFFSET, DO_OFFSET, DS_OFFSET = shape.v_offset, shape.q_offset, shape.do_offset, shape.ds_offset
@@ -78,14 +79,15 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
     store_ds, store_quads, add_quads = make_stmatrix_words(SCORES // 2), make_store_quads(DQ), make_add_quads(DQ)
     zeros, scale_rows, write_keys = make_zeros(OUTPUTS), make_scale_rows(OUTPUTS), make_write_keys(shape)
     take_turn, end_turn = make_ordered(shape)
-    judge_t, locate = make_judge_t(SCORES, key.mask), device(place)
+    judge_t, chain_t = make_judge_t(SCORES, program, key.mask, fast=key.dtype == "bf16")
+    exponent_scale, locate = make_exponent_scale_t(program), device(place)
 
     @device
     def count_tiles(seqlen_k):
         return int32((opaque(seqlen_k) + BLOCK_N - 1) // BLOCK_N)
 
     @device
-    def gradients(dv, base, barriers, consumer, step, index, kv_first, seqlen_q, seqlen_k, scale_log2, aux):
+    def gradients(dv, base, barriers, consumer, step, index, kv_first, seqlen_q, seqlen_k, scale, aux):
         """One step up to dS: (message, tile of dQ, dV with this step's product under way, dS as an operand)."""
         thread = opaque(cuda.threadIdx.x) & 127
         lane = thread & 31
@@ -107,9 +109,11 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
         scores = wait_scores(scores)
         kv0 = kv_first + (thread >> 5) * 16 + (lane >> 2)
         start = (word >> TILE) * BLOCK_M + column
-        scores = judge_t(scores, word & (1 << consumer), index, head, kv0, kv0 + 8, start, seqlen_q, seqlen_k, aux)
-        weights = exponential(scores, scale_log2, base + LSE_OFFSET + stage * ROW_BYTES + column * 4)
+        scores, slopes = judge_t(scores, scale, word & (1 << consumer), index, head, kv0, kv0 + 8, start, seqlen_q, seqlen_k,
+                                 aux)  # fmt: skip
+        weights = exponential(scores, exponent_scale(scale), base + LSE_OFFSET + stage * ROW_BYTES + column * 4)
         dv = gemm_keys(dv, pack(weights), Q_COLUMNS | outputs)
+        weights = chain_t(weights, slopes)
         products = wait_scores(products)
         ds = pack(gradient(weights, products, base + DELTA_OFFSET + stage * ROW_BYTES + column * 4))
         buffer = step & 1
@@ -119,7 +123,7 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
         room = base + DS_OFFSET + buffer * DS_BYTES + (consumer * 64 + row) * 128
         store_ds(ds, room, DS_ATOM, row & 7, lane >> 4)
         fence_proxy_async()
-        warp_sync()
+        bar_warp_sync(-1)
         if lane == 0:
             mbarrier_arrive(barriers + DS_FULL + 8 * buffer)
         return word, number, dv, ds
@@ -150,12 +154,12 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
         if thread == 0:
             st_shared_u32(barriers + DQ_MESSAGE + 4 * consumer, tile)
         fence_proxy_async()
-        warp_sync()
+        bar_warp_sync(-1)
         if lane_0:
             mbarrier_arrive(barriers + DQ_FULL + 8 * consumer)
 
     @device
-    def consume(dk_map, dv_map, sums, base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k, scale_log2, scale, aux):
+    def consume(dk_map, dv_map, sums, base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k, scale, aux):
         thread = int32(cuda.threadIdx.x & 127)
         lane_0 = thread & 31 == 0
         columns = Q_COLUMNS | np.int64(((base + Q_OFFSET) & 0x3FFFF) >> 4)
@@ -169,7 +173,7 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
             mbarrier_wait(barriers + V_FULL, phase_kv)
             phase_kv ^= 1
             word, number, dv, ds = gradients(zeros(), base, barriers, consumer, step, index, kv_first, seqlen_q, seqlen_k,
-                                           scale_log2, aux)  # fmt: skip
+                                           scale, aux)  # fmt: skip
             dk = gemm_keys(zeros(), ds, columns + np.int64(step % STAGES) * Q_STEP)
             dv = wait_keys(dv)
             dk = wait_keys(dk)
@@ -181,7 +185,7 @@ def make_backward_consumer(shape: BackwardShape) -> Any:
                     mbarrier_arrive(slot + EMPTY)
                     mbarrier_arrive(slot + SECOND + EMPTY)
                 word, number, dv, ds = gradients(dv, base, barriers, consumer, step, index, kv_first, seqlen_q, seqlen_k,
-                                               scale_log2, aux)  # fmt: skip
+                                               scale, aux)  # fmt: skip
                 dq = begin_dq(base, barriers, consumer, step - 1)
                 dk = gemm_keys(dk, ds, columns + np.int64(step % STAGES) * Q_STEP)
                 hand_over(wait_dq(dq), tile, sums, base, barriers, consumer, step - 1)

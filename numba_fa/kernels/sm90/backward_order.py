@@ -23,7 +23,8 @@ from numba_fa.kernels.sm90.backward_shape import (
 from numba_fa.ptx.integer import quotient
 from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
 from numba_fa.ptx.memory import ld_shared_u32, st_shared_u32
-from numba_fa.ptx.order import ticket_set, ticket_wait, warp_sync
+from numba_fa.ptx.order import ticket_set, ticket_wait
+from numba_fa.ptx.warp import bar_warp_sync
 
 END = -1
 
@@ -111,7 +112,7 @@ def make_ordered(shape: BackwardShape) -> tuple[Any, Any]:
     @device
     def end_turn(barriers, step):
         if ORDERED:
-            warp_sync()
+            bar_warp_sync(-1)
             if cuda.threadIdx.x & 31 == 0:
                 mbarrier_arrive(barriers + ADDED + 8 * (step & 1))
 

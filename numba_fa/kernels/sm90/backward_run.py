@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numba_fa.dispatch.device import Device
-from numba_fa.dispatch.key import DispatchKey
+from numba_fa.dispatch.key import NO_BIAS, DispatchKey
 from numba_fa.dispatch.variant import TensorMap
 from numba_fa.kernels.common.signatures import PREPROCESS_SIGNATURE
 from numba_fa.kernels.sm90.backward_shape import BackwardShape
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.tile.layout import ATOM_COLUMNS, round_up
 
-_LOG2_E = math.log2(math.e)
 # head_dim up to -> block_m, block_n, stages
 TILES = {64: (128, 128, 2), 128: (64, 128, 2), 192: (64, 64, 2), 256: (64, 64, 2)}
 
-MAIN_SIGNATURE = (*["tensor_map"] * 6, *["pointer"] * 3, *["int32"] * 5, "float32", "float32")
+MAIN_SIGNATURE = (*["tensor_map"] * 6, *["pointer"] * 3, *["int32"] * 5, "float32")
 FINISH_SIGNATURE = ("tensor_map", "pointer", "int32", "float32")
 
 
@@ -60,9 +58,8 @@ class Stage:
     programmed: bool = False
 
     def key(self, main: DispatchKey) -> DispatchKey:
-        """The key of this kernel beside the main kernel's; of the mask the others know nothing."""
-        name, mask = (main.op, main.mask) if self.programmed else (self.name, "full")
-        return DispatchKey(name, "sm90", main.dtype, main.head_dim, mask, main.block_m, main.block_n, main.stages)
+        """The key of this kernel beside the main kernel's; of mask and biases the others know nothing."""
+        return main if self.programmed else replace(main, op=self.name, mask="full", bias=NO_BIAS)
 
     def factory(self) -> Callable[[DispatchKey], Any]:
         """The function that makes the kernel for a key; imports the compiler."""
@@ -70,11 +67,11 @@ class Stage:
         return getattr(importlib.import_module(module), name)
 
 
-def main_key(dtype: str, head_dim: int, mask: str) -> DispatchKey:
+def main_key(dtype: str, head_dim: int, mask: str, bias: str = NO_BIAS) -> DispatchKey:
     """The main kernel's key with the tile for a head_dim."""
     head_dim = round_up(head_dim, 16)
     tile = next(tile for most, tile in TILES.items() if head_dim <= most)
-    return DispatchKey("bwd", "sm90", dtype, head_dim, mask, *tile)
+    return DispatchKey("bwd", "sm90", dtype, head_dim, mask, *tile, bias)
 
 
 def tiles_of(problem: Any, key: DispatchKey) -> int:
@@ -114,8 +111,7 @@ def _main(problem: Any, key: DispatchKey, arrays: Gradients) -> tuple[Any, ...]:
              (arrays.dk, 64), (arrays.dv, 64)]  # fmt: skip
     return (
         *[TensorMap(view, rows, ATOM_COLUMNS) for view, rows in boxes], arrays.rows, arrays.sums, arrays.tickets,
-        problem.heads, problem.heads_kv, problem.batch, problem.seqlen_q, problem.seqlen_k, problem.scale * _LOG2_E,
-        problem.scale,
+        problem.heads, problem.heads_kv, problem.batch, problem.seqlen_q, problem.seqlen_k, problem.scale,
     )  # fmt: skip
 
 
@@ -148,11 +144,11 @@ class BackwardPlan:
         from numba_fa.problem.tokens import tokens_of
 
         self.problem = problem
-        self.key = key or main_key(problem.dtype.name, problem.head_dim, problem.mask.name)
+        self.key = key or main_key(problem.dtype.name, problem.head_dim, problem.mask.name, problem.bias_name)
         self._launches = []
         for stage in STAGES:
             stage_key = stage.key(self.key)
-            program = tokens_of(stage_key.mask, "none") if stage.programmed else ()
+            program = tokens_of(stage_key.mask, stage_key.bias) if stage.programmed else ()
             blocks = (grid, 1, 1) if grid and stage.name == "bwd" else stage.grid(problem, stage_key, device)
             kernel: Any = load(stage_key, stage, device)  # type: ignore[arg-type]
             self._launches.append((stage, stage_key, make_launch(kernel, stage.signature + program, blocks, device)))

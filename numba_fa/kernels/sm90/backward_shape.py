@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from numba_fa.dispatch.key import DispatchKey
+from numba_fa.dispatch.key import NO_BIAS, DispatchKey
 from numba_fa.tile.layout import ATOM_COLUMNS, ATOM_ROW_BYTES, SWIZZLE_ALIGNMENT, round_up
 
 # Registers a thread of the producer's warpgroup and of the two consumers'.
@@ -36,6 +36,11 @@ class BackwardShape:
     def split(self) -> bool:
         """Whether dV and dK are different consumers'."""
         return self.key.head_dim > 128
+
+    @property
+    def asks_head(self) -> bool:
+        """Whether mask or biases may ask which head a score is of."""
+        return self.key.mask not in ("full", "causal") or self.key.bias not in (NO_BIAS, "sink")
 
     @property
     def direct(self) -> bool:

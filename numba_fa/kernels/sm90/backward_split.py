@@ -2,7 +2,7 @@
 
 dK and dV of 64 keys fill the registers of two warpgroups. The consumer of dV makes P and gives it, rounded, to the
 consumer of dK, which makes dS and gives it back: each has a product for the scores, one for its own gradient and a part
-of dQ's columns, and neither computes what the other has.
+of dQ's columns, and neither computes what the other has. With biases P comes to the consumer of dK times their slopes.
 """
 
 from types import SimpleNamespace
@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32, int64
 from numba_fa.kernels.sm90.backward_consumer import WGMMA_TYPE
 from numba_fa.kernels.sm90.backward_epilogue import make_write_keys
-from numba_fa.kernels.sm90.backward_judge import make_judge_t
+from numba_fa.kernels.sm90.backward_judge import make_exponent_scale_t, make_judge_t
 from numba_fa.kernels.sm90.backward_order import make_ordered
 from numba_fa.kernels.sm90.backward_producer import LAST, TILE, place
 from numba_fa.kernels.sm90.backward_shape import (
@@ -41,19 +42,19 @@ from numba_fa.ptx.fragment_columns import (
 from numba_fa.ptx.integer import opaque
 from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
 from numba_fa.ptx.memory import ld_shared_u32
-from numba_fa.ptx.order import warp_sync
 from numba_fa.ptx.tma import fence_proxy_async
 from numba_fa.ptx.vector import make_add_quads
+from numba_fa.ptx.warp import bar_warp_sync
 from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_wait
 from numba_fa.ptx.wgmma_transposed import make_gemm_tt
 from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
 
 
-def make_split_consumers(shape: BackwardShape) -> tuple[Any, Any]:
+def make_split_consumers(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
     """(consume_values, consume_keys), of the parameters (map, sums, base, barriers, heads_kv, batch, seqlen_q, seqlen_k,
-    scale, aux): map of dV, of dK; scale times log2(e), scale."""
+    scale, aux): map of dV, of dK."""
     parts = _make_parts(shape)
-    return _make_values(shape, parts), _make_keys(shape, parts)
+    return _make_values(shape, program, parts), _make_keys(shape, parts)
 
 
 def _make_parts(shape: BackwardShape) -> SimpleNamespace:
@@ -115,7 +116,7 @@ def _make_parts(shape: BackwardShape) -> SimpleNamespace:
     )  # fmt: skip
 
 
-def _make_values(shape: BackwardShape, parts: SimpleNamespace) -> Any:
+def _make_values(shape: BackwardShape, program: Program, parts: SimpleNamespace) -> Any:
     """The consumer of dV: S^T and P^T, dV += P^T dO, and the first part of dQ."""
     BLOCK_M, BLOCK_N, STAGES = shape.key.block_m, shape.key.block_n, shape.key.stages
     V_OFFSET, Q_OFFSET, DO_OFFSET, P_OFFSET, LSE_OFFSET, Q_BYTES, ROW_BYTES, MESSAGES = (
@@ -129,10 +130,11 @@ def _make_values(shape: BackwardShape, parts: SimpleNamespace) -> Any:
     zeros, pack, write_keys = parts.zeros, parts.pack, parts.write_keys
     begin_dq, add_dq, wait_dq = parts.make_dq(0)
     exponential, share_words = make_column_exponential(BLOCK_M // 2), make_share_words(BLOCK_M // 4)
-    judge_t = make_judge_t(BLOCK_M // 2, shape.key.mask)
+    judge_t, chain_t = make_judge_t(BLOCK_M // 2, program, shape.key.mask, fast=shape.key.dtype == "bf16")
+    exponent_scale, HEADS = make_exponent_scale_t(program), shape.asks_head
 
     @device
-    def consume_values(dv_map, sums, base, barriers, heads_kv, batch, seqlen_q, seqlen_k, scale_log2, aux):
+    def consume_values(dv_map, sums, base, barriers, heads_kv, batch, seqlen_q, seqlen_k, scale, aux):
         lane_0 = cuda.threadIdx.x & 31 == 0
         step = int32(0)
         phase_kv = int32(0)
@@ -155,11 +157,13 @@ def _make_values(shape: BackwardShape, parts: SimpleNamespace) -> Any:
                 scores = wait_scores(gemm_scores(k_major(base), k_major(base + Q_OFFSET + stage * Q_BYTES)))
                 kv0 = tile_k * BLOCK_N + (thread >> 5) * 16 + ((thread & 31) >> 2)
                 start = (word >> TILE) * BLOCK_M + column
-                scores = judge_t(scores, word & 1, index, int32(0), kv0, kv0 + 8, start, seqlen_q, seqlen_k, aux)
-                weights = pack(exponential(scores, scale_log2, base + LSE_OFFSET + stage * ROW_BYTES + column * 4))
+                head = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage + 8)) if HEADS else int32(0)
+                scores, slopes = judge_t(scores, scale, word & 1, index, head, kv0, kv0 + 8, start, seqlen_q, seqlen_k, aux)
+                scores = exponential(scores, exponent_scale(scale), base + LSE_OFFSET + stage * ROW_BYTES + column * 4)
+                weights = pack(scores)
                 mbarrier_wait(barriers + P_EMPTY, step & 1 ^ 1)
-                share_words(weights, base + P_OFFSET + thread * 16)
-                warp_sync()
+                share_words(pack(chain_t(scores, slopes)), base + P_OFFSET + thread * 16)
+                bar_warp_sync(-1)
                 if lane_0:
                     mbarrier_arrive(slot + EMPTY)
                     mbarrier_arrive(barriers + P_FULL)
@@ -212,7 +216,7 @@ def _make_keys(shape: BackwardShape, parts: SimpleNamespace) -> Any:
         row = (thread >> 5) * 16 + ((lane >> 3) & 1) * 8 + (lane & 7)
         store_ds(ds, base + DS_OFFSET + buffer * DS_BYTES + row * 128, BLOCK_N * 128, row & 7, lane >> 4)
         fence_proxy_async()
-        warp_sync()
+        bar_warp_sync(-1)
         if lane == 0:
             mbarrier_arrive(barriers + P_EMPTY)
             mbarrier_arrive(barriers + RING + SLOT * stage + SECOND + EMPTY)
