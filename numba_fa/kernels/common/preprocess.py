@@ -19,8 +19,8 @@ def make_preprocess(key: DispatchKey) -> KernelSource:
 
     Its parameters: pointers to O, dO, LSE (natural, float32 (batch, heads, seqlen_q)), dLSE (alike, or 0), to the result
     (float32 (batch, heads, tiles, 2, block_m): LSE in base 2, delta) and to what is to be zeroed (0: nothing); strides in
-    bytes of O's and of dO's axes batch, seqlen and heads; heads, seqlen_q, head_dim, and of what is zeroed a tile's
-    bytes; pointer to an int32 a tile that is to be zeroed too (0: none). Rows of O and dO start at multiples of 16 bytes and are made of whole ones.
+    bytes of O's and of dO's axes batch, seqlen and heads; heads, seqlen_q, head_dim; bytes a tile of what is zeroed;
+    pointer to an int32 a tile to be zeroed too (0: none). Rows of O and dO are whole multiples of 16 bytes and lie so.
 
     A row that sees nothing (LSE -inf) and rows past the end get LSE +inf, so that exp2(score - LSE) is 0, and delta 0.
     """

@@ -62,7 +62,7 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
     DS_BYTES, DQ_BYTES, DQ_OFFSET, MESSAGES = shape.ds_bytes, shape.dq_bytes[0], shape.dq_offset, shape.message_offset
     Q_STEP, DS_STEP = np.int64(shape.q_bytes >> 4), np.int64(DS_BYTES >> 4)
     # Where a consumer's half of dQ begins in dS (queries) and in K (columns).
-    DS_HALF, K_HALF = (DS_ATOM, 0) if shape.by_rows else (0, KV_ATOM * (shape.atoms // 2))
+    DS_HALF, K_HALF = (DS_ATOM, 0) if shape.by_rows else (0, shape.second_columns)
     K_MAJOR, Q_COLUMNS = np.int64(k_major_descriptor()), np.int64(mn_major_descriptor(Q_ATOM))
     DS_QUERIES, K_COLUMNS = np.int64(mn_major_descriptor(DS_ATOM)), np.int64(mn_major_descriptor(KV_ATOM))
     operand = WGMMA_TYPE[key.dtype]

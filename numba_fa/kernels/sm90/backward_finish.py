@@ -16,50 +16,52 @@ _ATOM = 64 * 128
 
 
 def make_finish(key: DispatchKey) -> KernelSource:
-    """The finish for dQ's sums as the backward of `key`'s tiles left them; a block (half tile, head, batch index) each.
+    """The finish for dQ's sums as the backward of `key`'s tiles left them; a block (tile, head, batch index) each.
 
     Its parameters: tensor map of dQ (64 rows); pointer to the sums; heads; scale.
     """
     shape = BackwardShape(key)
     BLOCK_M, BY_ROWS, ALIGN, (FIRST, SECOND) = key.block_m, shape.by_rows, SWIZZLE_ALIGNMENT - 1, shape.dq_bytes
-    write_first, write_second = (_make_write(columns, key.dtype) for columns in shape.dq_columns)
-    ATOMS, COLUMN = -(-max(shape.dq_columns) // 64), 0 if BY_ROWS else shape.dq_columns[0]
+    put_first, put_second = (_make_put(columns, key.dtype) for columns in shape.dq_columns)
+    # Where the second part begins in shared memory: rows below, or columns beside, maybe within the only atom.
+    ATOMS = shape.atoms
+    ROOM, CHUNK = divmod(shape.dq_columns[0], 64)
+    SECOND_ROOM, SECOND_CHUNK = (ATOMS * _ATOM, 0) if BY_ROWS else (ROOM * _ATOM, CHUNK // 8)
 
     def finish_sm90(dq, sums, heads, scale):
         memory = cuda.shared.array(0, uint8)
         room = int32((shared_address(memory) + ALIGN) & ~ALIGN)
-        head, index = int32(cuda.blockIdx.y), int32(cuda.blockIdx.z)
-        tile, part = int32(cuda.blockIdx.x >> 1), int32(cuda.blockIdx.x & 1)
-        source = sums + (int64(index * heads + head) * (cuda.gridDim.x >> 1) + tile) * (FIRST + SECOND)
-        first = tile * BLOCK_M
-        if part == 0:
-            write_first(tensor_map(dq), source, room, 0, first, head, index, scale)
-        elif BY_ROWS:
-            write_second(tensor_map(dq), source + FIRST, room, 0, first + 64, head, index, scale)
-        else:
-            write_second(tensor_map(dq), source + FIRST, room, COLUMN, first, head, index, scale)
-
-    return KernelSource(finish_sm90, FINISH_SIGNATURE, 128, SWIZZLE_ALIGNMENT + _ATOM * ATOMS)
-
-
-def _make_write(columns: int, dtype: str) -> Any:
-    """write(tensor, source, room, column, row, head, index, scale): 64 rows x `columns` of dQ."""
-    COUNT, ATOMS = columns // 2, -(-columns // 64)
-    load_quads, scale_rows, stmatrix = make_load_quads(COUNT), make_scale_rows(COUNT), make_stmatrix(COUNT, dtype)
-
-    @device
-    def write(tensor, source, room, column, row, head, index, scale):
         thread = int32(cuda.threadIdx.x)
-        lane = thread & 31
-        fragment = scale_rows(load_quads(source + thread * 16), scale, scale)
-        place = (thread >> 5) * 16 + ((lane >> 3) & 1) * 8 + (lane & 7)
-        stmatrix(fragment, room + place * 128, _ATOM, place & 7, lane >> 4)
+        tile, head, index = int32(cuda.blockIdx.x), int32(cuda.blockIdx.y), int32(cuda.blockIdx.z)
+        source = sums + (int64(index * heads + head) * cuda.gridDim.x + tile) * (FIRST + SECOND) + (thread & 127) * 16
+        if thread < 128:
+            put_first(source, room, 0, scale)
+        else:
+            put_second(source + FIRST, room + SECOND_ROOM, SECOND_CHUNK, scale)
         fence_proxy_async()
         cuda.syncthreads()
         if thread == 0:
-            for atom in range(ATOMS):
-                tma_store(tensor, room + atom * _ATOM, column + 64 * atom, row, head, index)
+            for rows in range(BLOCK_M // 64):
+                for atom in range(ATOMS):
+                    tma_store(tensor_map(dq), room + (rows * ATOMS + atom) * _ATOM, 64 * atom, tile * BLOCK_M + 64 * rows,
+                              head, index)  # fmt: skip
             bulk_commit_group()
             bulk_wait_group()
 
-    return write
+    return KernelSource(finish_sm90, FINISH_SIGNATURE, 256, SWIZZLE_ALIGNMENT + BLOCK_M // 64 * ATOMS * _ATOM)
+
+
+def _make_put(columns: int, dtype: str) -> Any:
+    """put(source, room, chunk, scale): 64 rows x `columns` of dQ into shared memory; chunk: the first of 16 bytes."""
+    COUNT = columns // 2
+    load_quads, scale_rows, stmatrix = make_load_quads(COUNT), make_scale_rows(COUNT), make_stmatrix(COUNT, dtype)
+
+    @device
+    def put(source, room, chunk, scale):
+        thread = int32(cuda.threadIdx.x & 127)
+        lane = thread & 31
+        # stmatrix: lane l addresses row l % 8 of matrix l // 8; matrices 0, 1 are rows 0-7, 8-15; 2, 3 the next columns
+        row = (thread >> 5) * 16 + ((lane >> 3) & 1) * 8 + (lane & 7)
+        stmatrix(scale_rows(load_quads(source), scale, scale), room + row * 128, _ATOM, row & 7, (lane >> 4) + chunk)
+
+    return put

@@ -20,6 +20,8 @@ from numba_fa.kernels.sm90.backward_shape import (
     TICKET,
     BackwardShape,
 )
+from numba_fa.ptx.elementwise import index as position
+from numba_fa.ptx.elementwise import scalars, to_int32
 from numba_fa.ptx.integer import quotient
 from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
 from numba_fa.ptx.memory import ld_shared_u32, st_shared_u32
@@ -35,7 +37,7 @@ def make_order(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
     wait_turns(tickets, barriers, heads_kv, batch, seqlen_q, seqlen_k, aux). pass_turns(tickets, barriers).
     """
     BLOCK_M, BLOCK_N, STAGES, MESSAGES = shape.key.block_m, shape.key.block_n, shape.key.stages, shape.message_offset
-    reach, locate = program.reach, device(place)
+    visible_up_to, locate = program.reach, device(place)
 
     @device
     def before(index, head, tile, start, seqlen_q, aux):
@@ -43,7 +45,9 @@ def make_order(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
         if start == 0:
             return int32(0)
         first = int32(tile * BLOCK_M)
-        key = reach(index, head, first, int32(min(first + BLOCK_M, seqlen_q) - 1), int32(start - 1), aux)
+        last = int32(min(first + BLOCK_M, seqlen_q) - 1)
+        key = to_int32(visible_up_to(position(index), position(head), position(first), position(last), position(start - 1),
+                                     scalars(aux)))  # fmt: skip
         return int32(0) if key < 0 else int32(quotient(key, BLOCK_N) + 1)
 
     @device

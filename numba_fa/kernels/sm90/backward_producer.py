@@ -6,6 +6,8 @@ from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32, int64
 from numba_fa.kernels.sm90.backward_shape import EMPTY, K_FULL, KV_EMPTY, RING, SECOND, SLOT, V_FULL, BackwardShape
 from numba_fa.ptx.bulk import bulk_load
+from numba_fa.ptx.elementwise import index as position
+from numba_fa.ptx.elementwise import scalars, to_int32
 from numba_fa.ptx.integer import opaque, quotient
 from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.memory import st_shared_u32
@@ -38,15 +40,26 @@ def make_backward_producer(shape: BackwardShape, program: Program) -> Any:
     LSE_OFFSET, DELTA_OFFSET, MESSAGES = shape.lse_offset, shape.delta_offset, shape.message_offset
     CONSUMERS = BLOCK_N // 64  # that own keys of their own
     LOG_M = BLOCK_M.bit_length() - 1
-    EVERY, CAUSAL = program.full, key.mask == "causal"
-    reach, whole, locate = program.reach, program.whole, device(place)
+    EVERY, CAUSAL, WINDOW = program.full, key.mask == "causal", key.mask == "window"
+    BEHIND = 1 if WINDOW else 0  # where in aux it says how far behind a query its last key may lie
+    visible_up_to, seen_whole, locate = program.reach, program.whole, device(place)
+
+    @device
+    def whole(index, head, first, last, start, end, aux):
+        return seen_whole(position(index), position(head), position(first), position(last), position(start),
+                          position(end), scalars(aux))  # fmt: skip
+
+    @device
+    def reach(index, head, first, last, kv_idx, aux):
+        return to_int32(visible_up_to(position(index), position(head), position(first), position(last), position(kv_idx),
+                                      scalars(aux)))  # fmt: skip
 
     @device
     def to_mask(index, head, first, last, start, seqlen_k, aux):
         """One bit a consumer: whether one of the queries may not see a key of its 64."""
         bits = int32(0)
         for c in range(CONSUMERS):
-            top = int32(start + 64 * c)
+            top = int32(opaque(start) + 64 * c)
             if top + 64 > seqlen_k or not whole(index, head, first, last, top, top + 63, aux):
                 bits |= int32(1 << c)
         return bits
@@ -57,18 +70,24 @@ def make_backward_producer(shape: BackwardShape, program: Program) -> Any:
         if EVERY or CAUSAL:
             return tile
         end = int32(min(start + BLOCK_N, seqlen_k) - 1)
+        if WINDOW:
+            behind = int32(tile * BLOCK_M) > int32(end - aux[0]) and start >= aux[2]
+            return tiles if behind else tile
         while tile < tiles:
             first = int32(tile * BLOCK_M)
-            if reach(index, head, first, int32(min(first + BLOCK_M, seqlen_q) - 1), end, aux) >= start:
+            last = int32(min(first + BLOCK_M, seqlen_q) - 1)
+            if reach(index, head, first, last, end, aux) >= start:
                 break
             tile = int32(tile + 1)
         return tile
 
     @device
     def first_tile(index, head, tiles, start, seqlen_q, seqlen_k, aux):
-        if CAUSAL:  # as next_tile would find, without a look at each
-            return int32(max(int32(start - aux[0]), int32(0)) >> LOG_M)
-        return next_tile(index, head, int32(0), tiles, start, seqlen_q, seqlen_k, aux)
+        """The first of a head, from where on next_tile has to look."""
+        tile = int32(0)
+        if CAUSAL or WINDOW:  # the first query that sees the first key
+            tile = int32(max(int32(start - aux[BEHIND]), int32(0)) >> LOG_M)
+        return next_tile(index, head, tile, tiles, start, seqlen_q, seqlen_k, aux)
 
     @device
     def load(room, tensor, full, row_room, vector, first, head, index):
@@ -115,7 +134,7 @@ def make_backward_producer(shape: BackwardShape, program: Program) -> Any:
                 first = int32(tile * BLOCK_M)
                 row_head = head
                 last = int32(min(first + BLOCK_M, seqlen_q) - 1)
-                word = int32(tile << TILE) | ghost | to_mask(index, head, first, last, opaque(start), seqlen_k, aux)
+                word = int32(tile << TILE) | ghost | to_mask(index, head, first, last, start, seqlen_k, aux)
                 tile = next_tile(index, head, int32(tile + 1), tiles, start, seqlen_q, seqlen_k, aux)
                 if tile >= tiles:
                     head = int32(head + 1)

@@ -15,8 +15,11 @@ from numba_fa.kernels.sm90.backward_shape import BackwardShape
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.tile.layout import ATOM_COLUMNS, round_up
 
-# head_dim up to -> block_m, block_n, stages
-TILES = {64: (128, 128, 2), 128: (64, 128, 2), 192: (64, 64, 2), 256: (64, 64, 2)}
+# head_dim up to -> block_m, block_n, stages; and where there is a bias, and where there are more or larger ones,
+# whose derivatives take registers
+TILES = {64: (128, 128, 2), 128: (64, 128, 2), 256: (64, 64, 2)}
+BIASED_TILES = {64: (64, 128, 2), 128: (64, 128, 2), 256: (64, 64, 2)}
+LADEN_TILES = {64: (64, 128, 2), 256: (64, 64, 2)}
 
 MAIN_SIGNATURE = (*["tensor_map"] * 6, *["pointer"] * 3, *["int32"] * 5, "float32")
 FINISH_SIGNATURE = ("tensor_map", "pointer", "int32", "float32")
@@ -70,7 +73,10 @@ class Stage:
 def main_key(dtype: str, head_dim: int, mask: str, bias: str = NO_BIAS) -> DispatchKey:
     """The main kernel's key with the tile for a head_dim."""
     head_dim = round_up(head_dim, 16)
-    tile = next(tile for most, tile in TILES.items() if head_dim <= most)
+    biases = [name for name in bias.split("+") if name not in (NO_BIAS, "sink")]
+    laden = len(biases) > 1 or any(name.startswith("t5") for name in biases)
+    tiles = LADEN_TILES if laden else BIASED_TILES if biases else TILES
+    tile = next(tile for most, tile in tiles.items() if head_dim <= most)
     return DispatchKey("bwd", "sm90", dtype, head_dim, mask, *tile, bias)
 
 
@@ -89,8 +95,8 @@ def sums_bytes(problem: Any, key: DispatchKey) -> int:
     return tiles_of(problem, key) * sum(BackwardShape(key).dq_bytes)
 
 
-def _query_grid(problem: Any, key: DispatchKey, halves: int) -> tuple[int, int, int]:
-    return (halves * -(-problem.seqlen_q // key.block_m), problem.heads, problem.batch)
+def _query_grid(problem: Any, key: DispatchKey, device: Device) -> tuple[int, int, int]:
+    return (-(-problem.seqlen_q // key.block_m), problem.heads, problem.batch)
 
 
 def _strides(view: ArrayView) -> tuple[int, ...]:
@@ -127,10 +133,10 @@ def _finish(problem: Any, key: DispatchKey, arrays: Gradients) -> tuple[Any, ...
 
 STAGES = (
     Stage("bwd_pre", "numba_fa.kernels.common.preprocess:make_preprocess", PREPROCESS_SIGNATURE,
-          lambda problem, key, device: _query_grid(problem, key, 1), _preprocess),
+          _query_grid, _preprocess),
     Stage("bwd", "numba_fa.kernels.sm90.backward:make_backward", MAIN_SIGNATURE, _main_grid, _main, programmed=True),
     Stage("bwd_fin", "numba_fa.kernels.sm90.backward_finish:make_finish", FINISH_SIGNATURE,
-          lambda problem, key, device: _query_grid(problem, key, 2), _finish),
+          _query_grid, _finish),
 )  # fmt: skip
 
 

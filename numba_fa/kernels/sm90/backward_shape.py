@@ -21,9 +21,9 @@ SLOT, SECOND, EMPTY = 32, 8, 16
 class BackwardShape:
     """Sizes and shared-memory offsets, in bytes unless named otherwise.
 
-    Up to head_dim 128 two consumers own 64 keys each, dK and dV of them in registers (`backward_consumer.py`). Beyond, a
-    block has 64 keys, one consumer their dV, the other their dK (`backward_split.py`). A tile of dQ is two parts, one a
-    consumer: 64 queries each where block_m is 128, else some of the columns of the same 64 queries.
+    With block_n 128 two consumers own 64 keys each, dK and dV of them in registers, which head_dim 128 just allows
+    (`backward_consumer.py`). With block_n 64 one consumer has their dV, the other their dK (`backward_split.py`). A tile
+    of dQ is two parts, one a consumer: 64 queries each where block_m is 128, else some of the columns of 64 queries.
     """
 
     key: DispatchKey
@@ -35,7 +35,7 @@ class BackwardShape:
     @property
     def split(self) -> bool:
         """Whether dV and dK are different consumers'."""
-        return self.key.head_dim > 128
+        return self.key.block_n == 64
 
     @property
     def asks_head(self) -> bool:
@@ -64,13 +64,19 @@ class BackwardShape:
 
     @property
     def dq_columns(self) -> tuple[int, int]:
-        """Columns of each part of a tile of dQ; its rows are 64. Parts begin at atoms."""
+        """Columns of each part of a tile of dQ; its rows are 64. Parts begin at atoms, or halve the only one."""
         if self.by_rows:
             return (self.key.head_dim, self.key.head_dim)
-        if self.split:
+        if self.split and self.atoms > 1:
             first = ATOM_COLUMNS * (self.atoms // 2)
             return (first, self.key.head_dim - first)
         return (ATOM_COLUMNS * self.atoms // 2,) * 2
+
+    @property
+    def second_columns(self) -> int:
+        """From K's first column to the first of dQ's second part, in bytes of shared memory."""
+        atom, within = divmod(self.dq_columns[0], ATOM_COLUMNS)
+        return atom * self.kv_atom + 2 * within
 
     @property
     def dq_bytes(self) -> tuple[int, int]:

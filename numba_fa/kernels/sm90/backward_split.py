@@ -88,7 +88,7 @@ def _make_parts(shape: BackwardShape) -> SimpleNamespace:
     def make_dq(part: int) -> Any:
         """(begin(base, barriers, step) -> a part of dQ's columns under way, add(it, sums, number, barriers, step), wait)."""
         COLUMNS, SKIPPED = shape.dq_columns[part], part * shape.dq_bytes[0]
-        FIRST = part * shape.dq_columns[0] // 64 * KV_ATOM
+        FIRST = part * shape.second_columns
         gemm = make_gemm_tt(COLUMNS, BLOCK_N // 16, operand, mn_major_step, mn_major_step)
         add_quads = make_add_quads(COLUMNS // 2)
 
