@@ -59,6 +59,7 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
     Q_ATOM, KV_ATOM, DS_ATOM = shape.q_atom, shape.kv_atom, BLOCK_N * 128
     V_OFFSET, Q_OFFSET, DO_OFFSET, DS_OFFSET = shape.v_offset, shape.q_offset, shape.do_offset, shape.ds_offset
     LSE_OFFSET, DELTA_OFFSET, ROW_BYTES = shape.lse_offset, shape.delta_offset, shape.row_bytes
+    ROOM_BYTES = shape.room_bytes
     DS_BYTES, DQ_BYTES, DQ_OFFSET, MESSAGES = shape.ds_bytes, shape.dq_bytes[0], shape.dq_offset, shape.message_offset
     Q_STEP, DS_STEP = np.int64(shape.q_bytes >> 4), np.int64(DS_BYTES >> 4)
     # Where a consumer's half of dQ begins in dS (queries) and in K (columns).
@@ -150,7 +151,7 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
             end_turn(barriers, step)
             return
         mbarrier_wait(barriers + DQ_EMPTY + 8 * consumer, step & 1 ^ 1)
-        store_quads(dq, base + DQ_OFFSET + consumer * DQ_BYTES + thread * 16)
+        store_quads(dq, base + DQ_OFFSET + consumer * ROOM_BYTES + thread * 16)
         if thread == 0:
             st_shared_u32(barriers + DQ_MESSAGE + 4 * consumer, tile)
         fence_proxy_async()
@@ -202,7 +203,7 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
                 mbarrier_wait(barriers + DQ_EMPTY + 8 * consumer, step & 1)
             # Again: registers are dear in the loop.
             tile_k, head_kv, index = locate(opaque(turn), count_tiles(seqlen_k), heads_kv)
-            room = int32(base + DQ_OFFSET + consumer * DQ_BYTES)
+            room = int32(base + DQ_OFFSET + consumer * ROOM_BYTES)
             kv_first = int32(tile_k * BLOCK_N + consumer * 64)
             write_keys(dv_map, dv, room, consumer, kv_first, head_kv, index)
             write_keys(dk_map, scale_rows(dk, scale, scale), room, consumer, kv_first, head_kv, index)

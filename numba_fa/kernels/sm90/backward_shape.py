@@ -85,6 +85,11 @@ class BackwardShape:
         return 256 * first, 256 * second
 
     @property
+    def room_bytes(self) -> int:
+        """A consumer's room for its part of dQ, and at the end for its dV, then dK. A split kernel has none."""
+        return 0 if self.split else max(self.dq_bytes[0], self.atoms * 64 * ATOM_ROW_BYTES)
+
+    @property
     def q_atom(self) -> int:
         return self.key.block_m * ATOM_ROW_BYTES
 
@@ -134,12 +139,12 @@ class BackwardShape:
 
     @property
     def dq_offset(self) -> int:
-        """Room for dQ, and for dK and dV at the end; a split kernel has none, and uses that of K and V at the end."""
+        """The consumers' rooms; a split kernel uses those of K and V at the end."""
         return self.ds_offset + 2 * self.ds_bytes
 
     @property
     def p_offset(self) -> int:
-        return self.dq_offset + (0 if self.split else sum(self.dq_bytes))
+        return self.dq_offset + 2 * self.room_bytes
 
     @property
     def lse_offset(self) -> int:

@@ -14,13 +14,13 @@ END = -1
 
 def make_backward_writer(shape: BackwardShape) -> Any:
     """write_queries(dq, base, barriers, consumer): until the message END."""
-    DQ_OFFSET, DQ_BYTES = shape.dq_offset, shape.dq_bytes[0]
+    DQ_OFFSET, DQ_BYTES, ROOM_BYTES = shape.dq_offset, shape.dq_bytes[0], shape.room_bytes
 
     @device
     def write_queries(dq, base, barriers, consumer):
         full = barriers + DQ_FULL + 8 * consumer
         phase = int32(0)
-        room = base + DQ_OFFSET + consumer * DQ_BYTES
+        room = base + DQ_OFFSET + consumer * ROOM_BYTES
         mbarrier_wait(full, phase)
         tile = int32(ld_shared_u32(barriers + DQ_MESSAGE + 4 * consumer))
         while tile != END:
