@@ -15,10 +15,10 @@ from typing import Any
 
 from numba_fa.build.artifact import Artifact
 from numba_fa.build.fingerprint import versions
-from numba_fa.build.user_errors import check_functions, explain_compile_error
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.errors import CompileError
 from numba_fa.problem.functions import functions_of
+from numba_fa.problem.user_errors import check_functions, explain_compile_error
 
 _LOCK = threading.Lock()  # Numba's compiler keeps global state
 _USED = re.compile(r"Used (\d+) registers")

@@ -70,6 +70,15 @@ def shfl_bfly(value: np.float32, mask: int) -> Any:
     return current().block.threads.meet("shfl_bfly", 32, (np.float32(value), int(mask) & 31), combine)
 
 
+def vote_any(value: int) -> Any:
+    """1 in every lane when the value is not 0 in any."""
+
+    def combine(values: dict[int, Any]) -> dict[int, Any]:
+        return dict.fromkeys(values, int(any(values.values())))
+
+    return current().block.threads.meet("vote_any", 32, int(value), combine)
+
+
 def warp_uniform(value: int) -> Any:
     """Lane 0's value."""
 
@@ -94,5 +103,5 @@ def setmaxnreg(registers: int, direction: str) -> None:
 
 TWINS = (
     mbarrier_init, mbarrier_expect_tx, mbarrier_arrive, mbarrier_wait, fence_mbarrier_init, bar_sync, bar_arrive,
-    bar_warp_sync, shfl_bfly, warp_uniform, setmaxnreg,
+    bar_warp_sync, shfl_bfly, vote_any, warp_uniform, setmaxnreg,
 )  # fmt: skip

@@ -10,7 +10,7 @@ from numba_fa.jit import device
 from numba_fa.ptx.math import ex2_approx, fmax, lg2_approx, rcp_approx
 
 NEG_INF = np.float32(-np.inf)
-ZERO = np.float32(0)
+ZERO, ONE = np.float32(0), np.float32(1)
 LN2 = np.float32(0.6931471805599453)
 LOG2_E = np.float32(1.4426950408889634)
 

@@ -139,7 +139,7 @@ def _places(builder: Any, args: Sequence[Any], count: int, clamp: bool) -> Calla
     keys: dict[int, Any] = {}
     for column in {column_of(i): None for i in range(count)}:
         n = builder.add(kv0.n, ir.Constant(I32, column), flags=("nsw",))
-        key = Whole(builder, n, (kv0 + column).f)
+        key = Whole(builder, n, kv0.base, ir.Constant(F32, float(column)))
         keys[column] = packed(builder, POSITION, key.least(limit) if clamp else key)
     return lambda i: [*first, rows[row_of(i)], keys[column_of(i)]]
 

@@ -7,6 +7,11 @@ from numba_fa.ptx.core import Op, define
 shfl_bfly = define(Op("shfl_bfly", "fr", "shfl.sync.bfly.b32 $0, $1, $2, 31, 0xffffffff;", "f"))
 # Lane 0's value in every lane: tells the compiler that a warp does not diverge on it.
 warp_uniform = define(Op("warp_uniform", "r", "shfl.sync.idx.b32 $0, $1, 0, 31, 0xffffffff;", "r"))
+# 1 in every lane when the argument is not 0 in any of them.
+vote_any = define(
+    Op("vote_any", "r", "{\n.reg .pred p, q;\nsetp.ne.b32 p, $1, 0;\nvote.sync.any.pred q, p, 0xffffffff;\n"
+       "selp.b32 $0, 1, 0, q;\n}", "r")
+)  # fmt: skip
 bar_sync = define(Op("bar_sync", "rr", "bar.sync $0, $1;"))
 # The lanes in a mask meet. A full mask that the compiler cannot tell, made from a result, holds what follows behind it.
 bar_warp_sync = define(Op("bar_warp_sync", "r", "bar.warp.sync $0;"))

@@ -25,25 +25,26 @@ def read(builder: Any, numba_type: Any, value: Any) -> Any:
         return Term(builder, _part(builder, value, 0)), Term(builder, _part(builder, value, 1))
     if not isinstance(numba_type, IndexType):
         return Term(builder, value)
-    return Whole(builder, _part(builder, value, 0), _part(builder, value, 1))
+    return Whole(builder, *[_part(builder, value, place) for place in range(3)])
 
 
 def _part(builder: Any, pair: Any, which: int) -> Any:
-    """One of the two values in an Index or a Dual."""
+    """One of the values in an Index or a Dual."""
     known = getattr(pair, "parts", None)  # saves unpacking what was packed a line ago
     if known is None and isinstance(pair, ir.Constant) and isinstance(pair.constant, list | tuple):
         known = pair.constant
     return known[which] if known is not None else builder.extract_value(pair, which)
 
 
-def paired(builder: Any, first: Any, second: Any) -> Any:
-    """An Index or a Dual of its two values."""
-    kind = ir.LiteralStructType([first.type, second.type])
-    if isinstance(first, ir.Constant) and isinstance(second, ir.Constant):
-        return ir.Constant(kind, [first, second])
-    value = builder.insert_value(ir.Constant(kind, ir.Undefined), first, 0)
-    value = builder.insert_value(value, second, 1)
-    value.parts = (first, second)
+def paired(builder: Any, *parts: Any) -> Any:
+    """An Index of its three values, or a Dual of its two."""
+    kind = ir.LiteralStructType([part.type for part in parts])
+    if all(isinstance(part, ir.Constant) for part in parts):
+        return ir.Constant(kind, parts)
+    value = ir.Constant(kind, ir.Undefined)
+    for place, part in enumerate(parts):
+        value = builder.insert_value(value, part, place)
+    value.parts = parts
     return value
 
 
@@ -52,7 +53,7 @@ def packed(builder: Any, numba_type: Any, result: Any) -> Any:
     if isinstance(numba_type, DualType):
         return paired(builder, result[0].value, result[1].value)
     if isinstance(numba_type, IndexType):
-        return paired(builder, result.n, result.f)
+        return paired(builder, result.n, result.base, result.rest)
     return (result.real if isinstance(result, Whole) else result).value
 
 

@@ -183,15 +183,34 @@ def log2_of(x: Term) -> Term:
 
 
 class Whole:
-    """A 32-bit integer `n` and the float32 `f` of the same value.
+    """A 32-bit integer `n` and the float32 `f` of the same value, kept as base + rest.
 
-    n wraps at 32 bits. f is exact below 2**24 and rounded beyond, whatever n does.
+    n wraps at 32 bits. f is exact below 2**24 and rounded beyond, whatever n does. rest holds what a column of a fragment
+    adds: the distance of two places is then one difference of bases, shared by all columns, and one addition.
     """
 
-    __slots__ = ("builder", "f", "n")
+    __slots__ = ("base", "builder", "n", "rest")
 
-    def __init__(self, builder: Any, n: Any, f: Any) -> None:
-        self.builder, self.n, self.f = builder, n, f
+    def __init__(self, builder: Any, n: Any, base: Any, rest: Any = None) -> None:
+        self.builder, self.n, self.base = builder, n, base
+        self.rest = ir.Constant(F32, 0.0) if rest is None else rest
+
+    @property
+    def f(self) -> Any:
+        """The value as a float32."""
+        return self._sum("fadd", self.base, self.rest)
+
+    def _sum(self, name: str, a: Any, b: Any) -> Any:
+        """a + b or a - b, exactly; nothing for a zero, and known now for two numbers."""
+        zero = [isinstance(x, ir.Constant) and x.constant == 0.0 for x in (a, b)]
+        if zero[1]:
+            return a
+        if isinstance(a, ir.Constant) and isinstance(b, ir.Constant):
+            value = a.constant + b.constant if name == "fadd" else a.constant - b.constant
+            return ir.Constant(F32, float(np.float32(value)))
+        if zero[0] and name == "fadd":
+            return b
+        return getattr(self.builder, name)(a, b, flags=EXACT)
 
     @classmethod
     def of(cls, builder: Any, n: Any, small: bool = False) -> Whole:
@@ -216,11 +235,15 @@ class Whole:
 
     def __add__(self, other: Any) -> Whole:
         b = self.lift(other)
-        return Whole(self.builder, self.builder.add(self.n, b.n), self.builder.fadd(self.f, b.f, flags=EXACT))
+        n = self.builder.add(self.n, b.n)
+        if isinstance(b.base, ir.Constant):
+            return Whole(self.builder, n, self.base, self._sum("fadd", self.rest, b._sum("fadd", b.base, b.rest)))
+        return Whole(self.builder, n, self._sum("fadd", self.base, b.base), self._sum("fadd", self.rest, b.rest))
 
     def __sub__(self, other: Any) -> Whole:
         b = self.lift(other)
-        return Whole(self.builder, self.builder.sub(self.n, b.n), self.builder.fsub(self.f, b.f, flags=EXACT))
+        n = self.builder.sub(self.n, b.n)
+        return Whole(self.builder, n, self._sum("fsub", self.base, b.base), self._sum("fsub", self.rest, b.rest))
 
     def __mul__(self, other: Any) -> Whole:
         b = self.lift(other)

@@ -79,7 +79,7 @@ class _DualModel(StructModel):
 @register_model(IndexType)
 class _IndexModel(StructModel):
     def __init__(self, manager: Any, numba_type: IndexType) -> None:
-        super().__init__(manager, numba_type, [("whole", types.int32), ("real", types.float32)])
+        super().__init__(manager, numba_type, [("whole", types.int32), ("base", types.float32), ("rest", types.float32)])
 
 
 @register_model(StoredType)

@@ -156,3 +156,31 @@ def test_a_forced_family_reaches_the_call_and_its_end(monkeypatch):
             entry(Q, K, V)
     monkeypatch.setenv("NUMBA_FA_BACKEND", "cpu")
     assert numba_fa.explain(Q, K, V).family == "cpu"
+
+
+WRONG_PROGRAMS = {
+    "padding's lengths: builtins.list": {"mask": numba_fa.KeyPadding([6])},
+    "alibi's slopes: builtins.float": {"bias": numba_fa.ALiBi(0.5)},
+    "sink_logits: builtins.list": {"sink_logits": [1.0, 2.0]},
+    "mask is 'window'": {"mask": "window"},
+    "bias is 'alibi'": {"bias": "alibi"},
+    "bias is {": {"bias": {numba_fa.Softcap(3.0)}},
+    "lengths is int64": {"mask": numba_fa.KeyPadding(np.array([6]))},
+    "sink_logits has shape (3,)": {"sink_logits": np.zeros(3, np.float32)},
+    "slopes is float64": {"bias": [numba_fa.Softcap(3.0), numba_fa.ALiBi(np.ones(2))]},
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("words", list(WRONG_PROGRAMS))
+def test_wrong_masks_biases_and_sinks(entry, words):
+    (fault,) = faults_of(entry, Q, K, V, **WRONG_PROGRAMS[words])
+    assert words in fault
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_array_that_is_none_is_named_at_once(entry):
+    options = {"mask": numba_fa.KeyPadding([6]), "bias": [numba_fa.ALiBi("x")], "sink_logits": 3}
+    faults = faults_of(entry, Q, "k", V, **options)
+    assert len(faults) == 4
+    assert all(any(fault.startswith(name) for fault in faults) for name in ("k", "padding's", "alibi's", "sink_logits"))

@@ -5,7 +5,18 @@ import numpy as np
 
 from numba_fa.flash.convert import CONVERSIONS
 from numba_fa.jit import KernelSource, cuda, device, float32, int32, uint16
-from numba_fa.ptx.elementwise import index, make_keep, make_map, real, scalars, to_float32, to_int32
+from numba_fa.ptx.elementwise import (
+    index,
+    make_chain,
+    make_keep,
+    make_map,
+    make_map_both,
+    make_map_gradient,
+    real,
+    scalars,
+    to_float32,
+    to_int32,
+)
 from numba_fa.ptx.fragment import (
     make_exponential,
     make_keep_below,
@@ -155,6 +166,35 @@ def _at_places(operation):
     return at_places
 
 
+def square(score, b, h, q_idx, kv_idx, aux):
+    """A score modification whose derivative depends on the score."""
+    return score * score * aux[1] + (q_idx - kv_idx)
+
+
+def gradient_probes():
+    """A function's derivative by dual numbers: alone, and with its value."""
+    thread = np.arange(32)[:, None]
+    second, column = rows()
+    values = np.round(fragments(4, special=False) * 64) / 64
+    query, key = np.where(second, thread + 40, thread), 100 + 2 * (thread % 4) + column
+    gradient, both = make_map_gradient(COUNT, device(square)), make_map_both(COUNT, device(square))
+    chain = make_chain(COUNT)
+
+    @device
+    def slope(fragment, b, h, q0, q1, kv0, limit, aux):
+        return gradient(fragment, fragment, b, h, q0, q1, kv0, limit, aux)
+
+    @device
+    def value_times_slope(fragment, b, h, q0, q1, kv0, limit, aux):
+        changed, derivatives = both(fragment, b, h, q0, q1, kv0, limit, aux)
+        return chain(changed, derivatives)
+
+    derivative = values * np.float32(0.5)
+    yield on_fragments("map_gradient", _at_places(slope), COUNT, values * derivative, values=values)
+    changed = square(values, 2, 3, query, key, (7, 0.25))
+    yield on_fragments("map_both", _at_places(value_times_slope), COUNT, changed * derivative, values=values)
+
+
 def scalar_call_probe():
     """A score's function called element by element, as the portable kernel does."""
     function, limit = device(change), 5
@@ -291,6 +331,7 @@ def halfway(half):
 def probes():
     yield from fragment_probes()
     yield from elementwise_probes()
+    yield from gradient_probes()
     yield from scalar_call_probe()
     yield from pack_probes()
     yield from scalar_probes()

@@ -5,7 +5,7 @@ import numpy as np
 from numba_fa.jit import KernelSource, cuda, device, float32, int32, uint8
 from numba_fa.ptx.mbarrier import fence_mbarrier_init, mbarrier_arrive, mbarrier_init, mbarrier_wait
 from numba_fa.ptx.memory import ld_shared_u32, shared_address, st_shared_u32
-from numba_fa.ptx.warp import bar_arrive, bar_sync, bar_warp_sync, make_setmaxnreg, shfl_bfly, warp_uniform
+from numba_fa.ptx.warp import bar_arrive, bar_sync, bar_warp_sync, make_setmaxnreg, shfl_bfly, vote_any, warp_uniform
 from tests.gpu.probe import Probe
 
 TURNS = 6
@@ -22,10 +22,10 @@ def shuffle_probe():
         out[8 * thread + 4] = shfl_bfly(value, 16)
         out[8 * thread + 5] = shfl_bfly(value, 31)
         out[8 * thread + 6] = float32(warp_uniform(thread * 3 + 1))
-        out[8 * thread + 7] = 0
+        out[8 * thread + 7] = float32(vote_any(int32(thread == 40)))
 
     thread = np.arange(64)
-    columns = [thread ^ mask for mask in (1, 2, 4, 8, 16, 31)] + [thread // 32 * 96 + 1, 0 * thread]
+    columns = [thread ^ mask for mask in (1, 2, 4, 8, 16, 31)] + [thread // 32 * 96 + 1, thread // 32]
     truth = np.stack(columns, axis=1).astype(np.float32)
     yield Probe("shuffles", KernelSource(kernel, ("float32*",), 64, 0), [np.full_like(truth, 7)], {0: truth})
 

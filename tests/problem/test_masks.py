@@ -59,7 +59,7 @@ DECLARED = [
     (Causal() & KeyPadding(ids(2)), "all2+causal+padding", (OFF, ids(2))),
     (SlidingWindow(1) | PrefixLM(4), "any2+window+prefix_int", (OFF - 1, UNBOUNDED, 0, OFF, 4)),
     (BlockMask(TABLE, Causal(), (128, 64), (5, 7)), "block+causal",
-     (ids(2, 6, 1, 1, strides=(0, 1, 0, 0)), 128, 64, OFF)),
+     (ids(6, 1), 0, 1, 7, 6, OFF)),
 ]  # fmt: skip
 
 

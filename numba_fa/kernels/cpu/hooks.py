@@ -50,10 +50,7 @@ class Hooks:
 
 @lru_cache(maxsize=1024)
 def make_hooks(mask: str, bias: str, tokens: tuple[str, ...]) -> Hooks:
-    """The hooks of a key's mask and bias, whose launch arguments are of the kinds `tokens`.
-
-    CompileError for users' mistakes.
-    """
+    """The hooks of a key's mask and bias, with launch arguments of the kinds `tokens`; CompileError for users' mistakes."""
     with users_errors(mask, bias):
         program, unpack = make_program(mask, bias, device), make_unpack(tokens)
         strip = _STRIP if any(token.endswith(":4") for token in tokens) else _WHOLE_TILE

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from numba_fa.flash.online_softmax import NEG_INF
 from numba_fa.flash.program import Program
 from numba_fa.flash.sink import make_join_sink
 from numba_fa.jit import cuda, device, int32
@@ -37,6 +36,8 @@ def make_consumer(shape: Shape, program: Program) -> Any:
         shape.k_offset, shape.v_offset, np.int64(shape.kv_bytes >> 4), shape.kv_atom, shape.q_atom,
     )  # fmt: skip
     PINGPONG, O_IN_Q, EARLY = shape.pingpong, shape.o_in_q, shape.q_slots == 2
+    import os
+    HOLD = not shape.pingpong or (program.modify is not None and os.environ.get('HOLDB') == '1')
     K_MAJOR, V_MAJOR = np.int64(k_major_descriptor()), np.int64(mn_major_descriptor(KV_ATOM))
     operand = _WGMMA_TYPE[key.dtype]
     gemm_qk = make_gemm_ss(
@@ -48,7 +49,7 @@ def make_consumer(shape: Shape, program: Program) -> Any:
     zeros, scale_rows = make_zeros(OUTPUTS), make_scale_rows(OUTPUTS)
     judge_first, judge = [make_judge(SCORES, program, ragged=ragged, fast=key.dtype == "bf16") for ragged in (True, False)]
     pack = make_pack(SCORES, key.dtype)
-    softmax, quad_sum = make_softmax(SCORES)
+    first_softmax, softmax, quad_sum = make_softmax(SCORES)
     write_out, write_lse = make_epilogue(shape)
     exponent_scale, join_sink = make_exponent_scale(program), make_join_sink(program)
     turn_at, place = device(turn_of), device(locate)
@@ -106,7 +107,7 @@ def make_consumer(shape: Shape, program: Program) -> Any:
                 mbarrier_arrive(full + EMPTY)
             start = int32((word >> BLOCK) * BLOCK_N + column)
             scores = judge_first(scores, scale, word & mine, index, head, q0, q1, start, seqlen_k - 1, aux)
-            scores, max0, max1, sum0, sum1, keep0, keep1 = softmax(scores, NEG_INF, NEG_INF, scale_log2)
+            scores, max0, max1, sum0, sum1 = first_softmax(scores, scale_log2)
             weights = pack(scores)
             output = zeros()
             while word & LAST == 0:
@@ -129,16 +130,15 @@ def make_consumer(shape: Shape, program: Program) -> Any:
                     mbarrier_arrive(full + EMPTY)
                 start = int32((word >> BLOCK) * BLOCK_N + column)
                 scores = judge(scores, scale, word & mine, index, head, q0, q1, start, seqlen_k - 1, aux)
-                scores, max0, max1, new0, new1, keep0, keep1 = softmax(scores, max0, max1, scale_log2)
-                sum0 = sum0 * keep0 + new0
-                sum1 = sum1 * keep1 + new1
-                if not PINGPONG:  # else the assembler waits before the exponentials: 0.90x at head_dim 64, seqlen 8192
-                    bar_warp_sync(~(float_to_bits(new0 + new1) & (word >> 31)))
+                scores, max0, max1, sum0, sum1, moved, keep0, keep1 = softmax(scores, max0, max1, sum0, sum1, scale_log2)
+                if HOLD:  # else the assembler waits before the exponentials: 0.90x at head_dim 64, seqlen 8192
+                    bar_warp_sync(~(float_to_bits(sum0 + sum1) & (word >> 31)))
                 output = wait_output(output)
                 if leader:
                     mbarrier_arrive(v_full + EMPTY)
                 weights = pack(scores)
-                output = scale_rows(output, keep0, keep1)
+                if moved:
+                    output = scale_rows(output, keep0, keep1)
             q_empty = held(barriers, consumer, wave) + HELD_EMPTY
             if leader and not O_IN_Q:
                 mbarrier_arrive(q_empty)

@@ -68,48 +68,54 @@ def make_producer(shape: Shape, program: Program) -> Any:
                 tma_load(room + atom * Q_ATOM, q, full, 64 * atom, first + 64 * c, head, index)
 
     @device
+    def load_tile(room, tensor, full, start, head_kv, index):
+        mbarrier_expect_tx(full, KV_BYTES)
+        for atom in range(ATOMS):
+            tma_load(room + atom * KV_ATOM, tensor, full, 64 * atom, start, head_kv, index)
+
+    @device
     def produce(q, k, v, base, barriers, tiles, heads, heads_kv, batch, seqlen_q, seqlen_k, together, aux):
         prefetch_tensormap(q)
         prefetch_tensormap(k)
         prefetch_tensormap(v)
         group = heads // heads_kv
         total = int32(tiles * heads * batch)
-        step = int32(0)
+        stage, empty = int32(0), int32(1)  # the first waits for room must pass: nothing was there before
         wave = int32(0)
         turn = int32(turn_at(wave, cuda.blockIdx.x, cuda.gridDim.x))
         while turn < total:
             tile, head, index = place(turn, tiles, heads, batch, together)
             head_kv = head // group
-            first = tile * BLOCK_M
-            last = min(first + BLOCK_M, seqlen_q) - 1
+            first = int32(tile * BLOCK_M)
+            last = int32(min(first + BLOCK_M, seqlen_q) - 1)
             fresh = True
+            v_start, v_stage, v_empty = int32(0), stage, empty
             # One tile even where nothing is seen: masked away, no special case.
-            kv_idx = max(reach(index, head, first, last, seqlen_k - 1, aux), 0)
+            kv_idx = int32(max(reach(index, head, first, last, seqlen_k - 1, aux), 0))
             while kv_idx >= 0:
                 block = int32(kv_idx // BLOCK_N)
-                start = block * BLOCK_N
-                word = block << BLOCK | to_mask(index, head, first, last, block, seqlen_k, aux)
-                kv_idx = reach(index, head, first, last, start - 1, aux) if start > 0 else -1
+                start = int32(block * BLOCK_N)
+                word = int32(block << BLOCK | to_mask(index, head, first, last, block, seqlen_k, aux))
+                kv_idx = int32(reach(index, head, first, last, start - 1, aux) if start > 0 else -1)
                 if kv_idx < 0:
                     word |= LAST
-                stage = step % STAGES
-                phase = (step // STAGES) & 1 ^ 1
+                if not fresh:  # the values of the tile before: what is asked of the mask is asked while they wait for room
+                    full = barriers + RING + SLOT * v_stage + SECOND
+                    mbarrier_wait(full + EMPTY, v_empty)
+                    load_tile(base + V_OFFSET + v_stage * KV_BYTES, v, full, v_start, head_kv, index)
                 full = barriers + RING + SLOT * stage
-                mbarrier_wait(full + EMPTY, phase)
+                mbarrier_wait(full + EMPTY, empty)
                 st_shared_u32(barriers + MESSAGES + 4 * stage, word)
-                mbarrier_expect_tx(full, KV_BYTES)
-                for atom in range(ATOMS):
-                    tma_load(base + K_OFFSET + stage * KV_BYTES + atom * KV_ATOM, k, full, 64 * atom,
-                             start, head_kv, index)  # fmt: skip
+                load_tile(base + K_OFFSET + stage * KV_BYTES, k, full, start, head_kv, index)
                 if fresh:  # after the first keys, whose room is free earlier
                     load_q(q, base, barriers, wave, first, head, index)
                     fresh = False
-                mbarrier_wait(full + SECOND + EMPTY, phase)
-                mbarrier_expect_tx(full + SECOND, KV_BYTES)
-                for atom in range(ATOMS):
-                    tma_load(base + V_OFFSET + stage * KV_BYTES + atom * KV_ATOM, v, full + SECOND, 64 * atom,
-                             start, head_kv, index)  # fmt: skip
-                step = int32(step + 1)
+                v_start, v_stage, v_empty = start, stage, empty
+                empty = int32(empty ^ 1) if stage == STAGES - 1 else empty
+                stage = int32(0) if stage == STAGES - 1 else int32(stage + 1)
+            full = barriers + RING + SLOT * v_stage + SECOND
+            mbarrier_wait(full + EMPTY, v_empty)
+            load_tile(base + V_OFFSET + v_stage * KV_BYTES, v, full, v_start, head_kv, index)
             wave = int32(wave + 1)
             turn = int32(turn_at(wave, cuda.blockIdx.x, cuda.gridDim.x))
 

@@ -2,40 +2,64 @@
 
 from typing import Any
 
-from numba_fa.flash.online_softmax import shift_of
-from numba_fa.jit import device
+import numpy as np
+
+from numba_fa.flash.online_softmax import NEG_INF, ONE, shift_of
+from numba_fa.jit import device, int32
 from numba_fa.ptx.fragment import make_exponential, make_row_max, make_row_sum
 from numba_fa.ptx.math import ex2_approx, fmax
-from numba_fa.ptx.warp import shfl_bfly
+from numba_fa.ptx.warp import shfl_bfly, vote_any
+
+# How far, in powers of 2, scores may exceed the running maximum before it moves: weights up to 2**8 lose no accuracy in
+# floating point, and the output is rescaled only when one moves (FlashAttention-4, 2025).
+_LEEWAY = np.float32(8)
 
 
-def make_softmax(count: int) -> tuple[Any, Any]:
-    """(softmax, quad_sum) for fragments of `count` registers.
+def make_softmax(count: int) -> tuple[Any, Any, Any]:
+    """(first_softmax, softmax, quad_sum) for fragments of `count` registers.
 
-    softmax(scores, max0, max1, scale_log2) -> (exponentials, new max0, new max1, their sums over this thread's
-    columns sum0, sum1, factors that bring older sums to the new maxima keep0, keep1). quad_sum(x): over the four
-    threads that share a row.
+    first_softmax(scores, scale_log2) -> (exponentials, max0, max1, their sums over this thread's columns sum0, sum1).
+    softmax(scores, max0, max1, sum0, sum1, scale_log2) -> (exponentials, max0, max1, sum0, sum1, whether a maximum of
+    the warp moved, and then the factors keep0, keep1 that bring what was summed before to the new ones). quad_sum(x): over
+    the four threads that share a row.
     """
     row_max, row_sum, exponential = make_row_max(count), make_row_sum(count), make_exponential(count)
 
     @device
-    def softmax(scores, max0, max1, scale_log2):
+    def highest(scores, max0, max1):
         new = row_max(scores, max0, max1)
         new0 = fmax(new[0], shfl_bfly(new[0], 1))
         new1 = fmax(new[1], shfl_bfly(new[1], 1))
-        new0 = fmax(new0, shfl_bfly(new0, 2))
-        new1 = fmax(new1, shfl_bfly(new1, 2))
-        shift0 = shift_of(new0, scale_log2)
-        shift1 = shift_of(new1, scale_log2)
-        keep0 = ex2_approx(max0 * scale_log2 - shift0)
-        keep1 = ex2_approx(max1 * scale_log2 - shift1)
-        scores = exponential(scores, scale_log2, shift0, shift1)
+        return fmax(new0, shfl_bfly(new0, 2)), fmax(new1, shfl_bfly(new1, 2))
+
+    @device
+    def first_softmax(scores, scale_log2):
+        max0, max1 = highest(scores, NEG_INF, NEG_INF)
+        scores = exponential(scores, scale_log2, shift_of(max0, scale_log2), shift_of(max1, scale_log2))
         sums = row_sum(scores)
-        return scores, new0, new1, sums[0], sums[1], keep0, keep1
+        return scores, max0, max1, sums[0], sums[1]
+
+    @device
+    def softmax(scores, max0, max1, sum0, sum1, scale_log2):
+        new0, new1 = highest(scores, max0, max1)
+        keep0 = ONE
+        keep1 = ONE
+        rise = fmax((new0 - max0) * scale_log2, (new1 - max1) * scale_log2)
+        moved = vote_any(int32(rise > _LEEWAY)) != 0
+        if moved:
+            keep0 = ex2_approx(max0 * scale_log2 - shift_of(new0, scale_log2))
+            keep1 = ex2_approx(max1 * scale_log2 - shift_of(new1, scale_log2))
+            max0 = new0
+            max1 = new1
+            sum0 = sum0 * keep0
+            sum1 = sum1 * keep1
+        scores = exponential(scores, scale_log2, shift_of(max0, scale_log2), shift_of(max1, scale_log2))
+        sums = row_sum(scores)
+        return scores, max0, max1, sum0 + sums[0], sum1 + sums[1], moved, keep0, keep1
 
     @device
     def quad_sum(value):
         value = value + shfl_bfly(value, 1)
         return value + shfl_bfly(value, 2)
 
-    return softmax, quad_sum
+    return first_softmax, softmax, quad_sum

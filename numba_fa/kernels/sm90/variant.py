@@ -29,17 +29,16 @@ def _configure(problem: Problem) -> DispatchKey:
 def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
     """Persistent blocks, one an SM, while their work is even; else one tile a block, which the hardware balances.
 
-    How much masks other than these hide, and where, only their arrays and functions know.
+    How much a mask hides, and where, only its arrays and functions may know; what is even under a causal one, whose
+    tiles differ most, is taken to be even under any.
     """
     tiles, heads = -(-problem.seqlen_q // key.block_m), problem.heads * problem.batch
     blocks = min(tiles * heads, device.multiprocessors)
-    if key.mask == "causal":
+    if key.mask not in ("full", "window"):
         # Beside its tiles of keys each tile of queries costs about 1.5 more: its loads, its epilogue.
         first = 2.5 + max(0, problem.seqlen_k - problem.seqlen_q) / key.block_m
         if balance(tiles, heads, _together(problem), blocks, first) < _EVEN:
             blocks = tiles * heads
-    elif key.mask not in ("full", "window"):
-        blocks = tiles * heads
     return (blocks, 1, 1)
 
 
