@@ -68,8 +68,9 @@ def prepare(
     import numba_fa
     from numba_fa.adapters.arrays import library_of
     from numba_fa.dispatch.device import device_of
-    from numba_fa.kernels.sm90.backward_run import BackwardPlan, Gradients, main_key, tiles_of
+    from numba_fa.kernels.sm90.backward_run import Gradients, main_key
     from numba_fa.problem.problem import Problem
+    from numba_fa.testing.backward_plan import BackwardPlan
 
     out, lse = numba_fa.attention(q, k, v, mask=mask, return_lse=True)
     view = library_of(q).view
@@ -80,7 +81,7 @@ def prepare(
     arrays |= {
         "rows": torch.empty(plan.rows_bytes, dtype=torch.uint8, device="cuda"),
         "sums": torch.empty(plan.sums_bytes, dtype=torch.uint8, device="cuda"),
-        "tickets": torch.empty(tiles_of(problem, key), dtype=torch.int32, device="cuda"),
+        "tickets": torch.empty(plan.tickets, dtype=torch.int32, device="cuda"),
         "inputs": (q, k, v, out, dout, lse),
     }
     results = [arrays[name] for name in ("dq", "dk", "dv")]

@@ -98,7 +98,7 @@ def inputs(problem):
 
 
 def emulate(problem, arrays, *, tile=None, op="bwd", blocks=None, dlse=None, seed=None):
-    """Run the three kernels, the main one of kind `op` with its own grid or so many blocks. Returns dq, dk, dv, its trace."""
+    """Run the three kernels, the main one of kind `op` on its own grid or so many blocks. Returns dq, dk, dv, trace."""
     case, key = problem.case, replace(problem.key, op=op)
     if tile:
         key = replace(key, block_m=tile[0], block_n=tile[1], stages=tile[2])

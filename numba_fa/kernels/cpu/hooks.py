@@ -17,11 +17,11 @@ from numba import njit, types
 from numba.core.errors import NumbaError
 from numba.extending import overload
 
-from numba_fa.build.user_errors import check_functions, explain_compile_error
 from numba_fa.flash.program import Program, make_program
 from numba_fa.kernels.cpu import elementary
 from numba_fa.kernels.cpu.launch_arguments import PACKED, TYPES, make_unpack
 from numba_fa.problem.functions import functions_of
+from numba_fa.problem.user_errors import check_functions, explain_compile_error
 
 LOG2_E = math.log2(math.e)
 MINUS_INFINITY = np.float32(-np.inf)

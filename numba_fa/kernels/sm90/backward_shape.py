@@ -8,7 +8,7 @@ from numba_fa.dispatch.key import NO_BIAS, DispatchKey
 from numba_fa.tile.layout import ATOM_COLUMNS, ATOM_ROW_BYTES, SWIZZLE_ALIGNMENT, round_up
 
 # Registers a thread of the producer's warpgroup and of the two consumers'.
-REGISTERS = (32, 240)
+REGISTERS = (24, 240)
 
 # Barriers, in bytes from their start. Of two slots or consumers the second lies 8 bytes on. Ring slots hold Q first and
 # dO second, each with a FULL and an EMPTY. A message comes with each slot, and one word with each consumer's dQ.
