@@ -13,7 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from numba_fa.emulator.float32 import FUNCTIONS, Module
+
 _STEP = 1e-6
+# What a kernel's translation has put in place of a library's function -> that function, which has a derivative.
+_LIBRARY = {meaning: function for function, meaning in FUNCTIONS.items()}
 
 
 class Dual(float):
@@ -114,6 +118,10 @@ def differentiated(value: Any) -> Any:
     """What stands for a global or closed-over value: modules and functions that know of Duals; functions rebuilt."""
     if value is math or value is np:
         return _Module(value)
+    if isinstance(value, Module):
+        return _Module(value.module)
+    if isinstance(value, types.FunctionType) and value in _LIBRARY:
+        return differentiated(_LIBRARY[value])
     if isinstance(value, types.FunctionType):
         names = {*value.__code__.co_names, *value.__code__.co_freevars}
         scope = {name: differentiated(each) for name, each in value.__globals__.items() if name in names}

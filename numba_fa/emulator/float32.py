@@ -68,10 +68,10 @@ class Module:
     """Stands for `math` or NumPy: what is in FUNCTIONS or CASTS by its other meaning, the rest as it is."""
 
     def __init__(self, module: Any) -> None:
-        self._module = module
+        self.module = module
 
     def __getattr__(self, name: str) -> Any:
-        return device_meaning(getattr(self._module, name))
+        return device_meaning(getattr(self.module, name))
 
 
 MODULES = {math: Module(math), np: Module(np)}

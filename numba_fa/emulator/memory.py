@@ -31,22 +31,35 @@ class GlobalMemory:
         """The address of `array`'s first byte."""
         if not array.flags.c_contiguous:
             raise ValueError(f"an array with strides {array.strides} is not contiguous")
-        address = Address(self._next)
-        address.memory = self
-        self._arrays.append((self._next, array.reshape(-1).view(np.uint8)))
-        self._next += -(-array.nbytes // 256) * 256 + _GUARD
-        return address
+        return self._place(array.reshape(-1).view(np.uint8))
+
+    def strided_pointer(self, array: np.ndarray) -> Address:
+        """The address of element (0, ..., 0) of an array with any strides that are not negative, gaps included."""
+        reach = sum((n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True))
+        flat = np.lib.stride_tricks.as_strided(array.view(f"V{array.itemsize}"), (1,), (array.itemsize,)).view(np.uint8)
+        return self._place(np.lib.stride_tricks.as_strided(flat, (reach + array.itemsize,), (1,)))
 
     def store(self, address: int, value: np.generic) -> None:
         """Write one scalar; EmulationError when it does not lie in an array or is misaligned."""
         size = value.dtype.itemsize
+        data = self.span(address, size, "store")
+        data.view(value.dtype)[0] = value
+
+    def span(self, address: int, size: int, what: str) -> np.ndarray:
+        """`size` bytes at an address, to read or write; EmulationError when they do not lie in an array."""
         for start, data in self._arrays:
             if start <= address and address + size <= start + data.size:
-                if (address - start) % size:
-                    raise EmulationError(f"store of {size} bytes to {address:#x}, which is misaligned")
-                data[address - start : address - start + size].view(value.dtype)[0] = value
-                return
-        raise EmulationError(f"store of {size} bytes to {address:#x}, which is in no array")
+                if (address - start) % min(size, 16):
+                    raise EmulationError(f"{what} of {size} bytes to {address:#x}, which is misaligned")
+                return data[address - start : address - start + size]
+        raise EmulationError(f"{what} of {size} bytes to {address:#x}, which is in no array")
+
+    def _place(self, data: np.ndarray) -> Address:
+        address = Address(self._next)
+        address.memory = self
+        self._arrays.append((self._next, data))
+        self._next += -(-data.size // 256) * 256 + _GUARD
+        return address
 
 
 class FlatPointer:

@@ -13,14 +13,14 @@ from numba.cuda.dispatcher import CUDADispatcher
 from numba.cuda.extending import _Intrinsic
 from numba.cuda.types import Number
 
-from numba_fa.emulator import twins_elementwise, twins_fragment, twins_memory, twins_sync, twins_wgmma
+from numba_fa.emulator import twins_backward, twins_elementwise, twins_fragment, twins_memory, twins_sync, twins_wgmma
 from numba_fa.emulator.errors import EmulationError
 from numba_fa.emulator.float32 import MODULES, device_meaning
 from numba_fa.emulator.namespace import Cast, Cuda
 
 _TWINS: dict[str, Callable[..., Any]] = {
     twin.__name__: twin
-    for module in (twins_elementwise, twins_fragment, twins_memory, twins_sync, twins_wgmma)
+    for module in (twins_backward, twins_elementwise, twins_fragment, twins_memory, twins_sync, twins_wgmma)
     for twin in module.TWINS
 }
 

@@ -1,0 +1,123 @@
+"""The Hopper backward's order, for gradients equal bit by bit: each tile of dQ is added to by one block after another.
+
+A tile's ticket in global memory holds 1 + the number of the tile of keys that was added last, 0 before any. Of each
+block one thread waits for the tickets of the tiles that its consumers will add to, and one writes them after. Blocks
+start in the order of their tiles of keys, so whom a block waits for runs already.
+"""
+
+from typing import Any
+
+from numba_fa.flash.program import Program
+from numba_fa.jit import cuda, device, int32, int64
+from numba_fa.kernels.sm90.backward_scout import GHOST, LAST, TILE, place
+from numba_fa.kernels.sm90.backward_shape import (
+    ADDED,
+    DONE,
+    EMPTY,
+    ORDER,
+    RING,
+    SLOT,
+    TICKET,
+    BackwardShape,
+)
+from numba_fa.ptx.elementwise import index as position
+from numba_fa.ptx.elementwise import scalars, to_int32
+from numba_fa.ptx.integer import quotient
+from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
+from numba_fa.ptx.memory import ld_shared_u32, st_shared_u32
+from numba_fa.ptx.order import ticket_set, ticket_wait
+from numba_fa.ptx.warp import bar_warp_sync
+
+END = -1
+
+
+def make_order(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
+    """(wait_turns, pass_turns) for two threads.
+
+    wait_turns(tickets, barriers, heads_kv, batch, seqlen_q, seqlen_k, aux). pass_turns(tickets, barriers).
+    """
+    BLOCK_M, BLOCK_N, STAGES, MESSAGES = shape.key.block_m, shape.key.block_n, shape.key.stages, shape.message_offset
+    visible_up_to, locate = program.reach, device(place)
+
+    @device
+    def before(index, head, tile, start, seqlen_q, aux):
+        """The ticket that whoever adds to this tile before us leaves."""
+        if start == 0:
+            return int32(0)
+        first = int32(tile * BLOCK_M)
+        last = int32(min(first + BLOCK_M, seqlen_q) - 1)
+        key = to_int32(visible_up_to(position(index), position(head), position(first), position(last), position(start - 1),
+                                     scalars(aux)))  # fmt: skip
+        return int32(0) if key < 0 else int32(quotient(key, BLOCK_N) + 1)
+
+    @device
+    def wait_turns(tickets, barriers, heads_kv, batch, seqlen_q, seqlen_k, aux):
+        tiles_k = int32((seqlen_k + BLOCK_N - 1) // BLOCK_N)
+        total = int32(tiles_k * heads_kv * batch)
+        step = int32(0)
+        turn = int32(cuda.blockIdx.x)
+        while turn < total:
+            tile_k, head_kv, index = locate(turn, tiles_k, heads_kv)
+            word = int32(0)
+            while word & LAST == 0:
+                stage = int32(step % STAGES)
+                slot = int32(barriers + RING + SLOT * stage)
+                mbarrier_wait(slot, (step // STAGES) & 1)
+                word = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage))
+                number = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage + 4))
+                head = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage + 8))
+                mbarrier_arrive(slot + EMPTY)
+                pair = step & 1
+                mbarrier_wait(barriers + DONE + 8 * pair, (step >> 1) & 1 ^ 1)
+                mine = int32(0)  # no ticket for a tile to which nothing is added
+                if word & GHOST == 0:
+                    mine = int32(tile_k + 1)
+                    ticket_wait(tickets + int64(number) * 4,
+                                before(index, head, word >> TILE, int32(tile_k * BLOCK_N), seqlen_q, aux))  # fmt: skip
+                st_shared_u32(barriers + TICKET + 8 * pair, number)
+                st_shared_u32(barriers + TICKET + 8 * pair + 4, mine)
+                mbarrier_arrive(barriers + ORDER + 8 * pair)
+                step = int32(step + 1)
+            turn = int32(turn + cuda.gridDim.x)
+        pair = step & 1
+        mbarrier_wait(barriers + DONE + 8 * pair, (step >> 1) & 1 ^ 1)
+        st_shared_u32(barriers + TICKET + 8 * pair, END)
+        mbarrier_arrive(barriers + ORDER + 8 * pair)
+
+    @device
+    def pass_turns(tickets, barriers):
+        step = int32(0)
+        number = int32(0)
+        while number != END:
+            pair = step & 1
+            phase = (step >> 1) & 1
+            mbarrier_wait(barriers + ORDER + 8 * pair, phase)
+            number = int32(ld_shared_u32(barriers + TICKET + 8 * pair))
+            if number != END:
+                mine = int32(ld_shared_u32(barriers + TICKET + 8 * pair + 4))
+                mbarrier_wait(barriers + ADDED + 8 * pair, phase)
+                if mine != 0:
+                    ticket_set(tickets + int64(number) * 4, mine)
+                mbarrier_arrive(barriers + DONE + 8 * pair)
+            step = int32(step + 1)
+
+    return wait_turns, pass_turns
+
+
+def make_ordered(shape: BackwardShape) -> tuple[Any, Any]:
+    """(take_turn, end_turn)(barriers, step), around what a consumer adds; nothing where order does not matter."""
+    ORDERED = shape.ordered
+
+    @device
+    def take_turn(barriers, step):
+        if ORDERED:
+            mbarrier_wait(barriers + ORDER + 8 * (step & 1), (step >> 1) & 1)
+
+    @device
+    def end_turn(barriers, step):
+        if ORDERED:
+            bar_warp_sync(-1)
+            if cuda.threadIdx.x & 31 == 0:
+                mbarrier_arrive(barriers + ADDED + 8 * (step & 1))
+
+    return take_turn, end_turn

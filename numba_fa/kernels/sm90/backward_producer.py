@@ -1,0 +1,88 @@
+"""The Hopper backward's producer: one thread that loads what the scout has decided on."""
+
+from typing import Any
+
+from numba_fa.jit import cuda, device, int32, int64
+from numba_fa.kernels.sm90.backward_scout import LAST, TILE, place
+from numba_fa.kernels.sm90.backward_shape import (
+    EMPTY,
+    K_FULL,
+    KV_EMPTY,
+    RING,
+    SECOND,
+    SLOT,
+    TOLD,
+    V_FULL,
+    BackwardShape,
+)
+from numba_fa.ptx.bulk import bulk_load
+from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
+from numba_fa.ptx.memory import ld_shared_u32
+from numba_fa.ptx.tma import prefetch_tensormap, tma_load
+
+
+def make_backward_producer(shape: BackwardShape) -> Any:
+    """produce(q, k, v, do, rows, base, barriers, heads_kv, batch, seqlen_k) loads all tiles."""
+    key = shape.key
+    BLOCK_M, BLOCK_N, STAGES, ATOMS = key.block_m, key.block_n, key.stages, shape.atoms
+    Q_BYTES, KV_BYTES, Q_ATOM, KV_ATOM, ROW_BYTES = (
+        shape.q_bytes, shape.kv_bytes, shape.q_atom, shape.kv_atom, shape.row_bytes
+    )  # fmt: skip
+    V_OFFSET, Q_OFFSET, DO_OFFSET = shape.v_offset, shape.q_offset, shape.do_offset
+    LSE_OFFSET, DELTA_OFFSET, MESSAGES = shape.lse_offset, shape.delta_offset, shape.message_offset
+    locate = device(place)
+
+    @device
+    def load(room, tensor, full, row_room, vector, first, head, index):
+        """A tile of Q or dO with its rows' LSE or delta."""
+        mbarrier_expect_tx(full, Q_BYTES + ROW_BYTES)
+        for atom in range(ATOMS):
+            tma_load(room + atom * Q_ATOM, tensor, full, 64 * atom, first, head, index)
+        bulk_load(row_room, vector, ROW_BYTES, full)
+
+    @device
+    def load_keys(room, tensor, full, start, head, index):
+        mbarrier_expect_tx(full, KV_BYTES)
+        for atom in range(ATOMS):
+            tma_load(room + atom * KV_ATOM, tensor, full, 64 * atom, start, head, index)
+
+    @device
+    def produce(q, k, v, do, rows, base, barriers, heads_kv, batch, seqlen_k):
+        prefetch_tensormap(q)
+        prefetch_tensormap(k)
+        prefetch_tensormap(v)
+        prefetch_tensormap(do)
+        tiles_k = int32((seqlen_k + BLOCK_N - 1) // BLOCK_N)
+        total = int32(tiles_k * heads_kv * batch)
+        stage = int32(0)
+        phase = int32(0)
+        phase_kv = int32(1)  # the first wait for room must pass: nothing was there before
+        turn = int32(cuda.blockIdx.x)
+        while turn < total:
+            tile_k, head_kv, index = locate(turn, tiles_k, heads_kv)
+            start = int32(tile_k * BLOCK_N)
+            mbarrier_wait(barriers + KV_EMPTY, phase_kv)
+            phase_kv ^= 1
+            load_keys(base, k, barriers + K_FULL, start, head_kv, index)
+            load_keys(base + V_OFFSET, v, barriers + V_FULL, start, head_kv, index)
+            word = int32(0)
+            while word & LAST == 0:
+                slot = int32(barriers + RING + SLOT * stage)
+                mbarrier_wait(slot + TOLD, phase)  # the scout has waited for Q's room
+                word = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage))
+                number = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage + 4))
+                head = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage + 8))
+                first = int32((word >> TILE) * BLOCK_M)
+                vector = rows + int64(number) * (2 * ROW_BYTES)
+                load(base + Q_OFFSET + stage * Q_BYTES, q, slot, base + LSE_OFFSET + stage * ROW_BYTES, vector, first, head,
+                     index)  # fmt: skip
+                mbarrier_wait(slot + SECOND + EMPTY, phase ^ 1)
+                load(base + DO_OFFSET + stage * Q_BYTES, do, slot + SECOND, base + DELTA_OFFSET + stage * ROW_BYTES,
+                     vector + ROW_BYTES, first, head, index)  # fmt: skip
+                stage = int32(stage + 1)
+                if stage == STAGES:
+                    stage = int32(0)
+                    phase ^= 1
+            turn = int32(turn + cuda.gridDim.x)
+
+    return produce
