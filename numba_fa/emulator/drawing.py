@@ -8,11 +8,11 @@ from typing import Any
 from numba_fa.emulator.trace import Event, Place, Trace
 
 _COLOURS = {
-    "tma_load": "tab:blue", "tma_store": "tab:cyan", "wgmma": "salmon", "mbarrier_wait": "silver",
+    "tma_load": "tab:blue", "bulk_load": "royalblue", "tma_store": "tab:cyan", "wgmma": "salmon", "mbarrier_wait": "silver",
     "barrier_wait": "dimgrey", "setmaxnreg": "tab:purple",
 }  # fmt: skip
 _LABELS = {
-    "tma_load": "TMA load in flight", "tma_store": "TMA store in flight", "wgmma": "tensor cores",
+    "tma_load": "TMA load in flight", "bulk_load": "bulk load in flight", "tma_store": "TMA store in flight", "wgmma": "tensor cores",
     "mbarrier_wait": "waits for an mbarrier", "barrier_wait": "waits at a named barrier", "setmaxnreg": "register budget",
 }  # fmt: skip
 _POINTS = {"mbarrier_phase": "mbarrier phase over", "barrier": "named barrier complete"}
@@ -62,7 +62,7 @@ def _last_warp(event: Event) -> int:
 def _bars(axes: Any, events: list[Event]) -> None:
     """A warpgroup's products cover its four lanes, two at once half of them each; waits lie thin before them."""
     named, under_way = set(), {}
-    order = {"wgmma": 0, "setmaxnreg": 0, "tma_load": 1, "tma_store": 1, "mbarrier_wait": 2, "barrier_wait": 2}
+    order = {"wgmma": 0, "setmaxnreg": 0, "tma_load": 1, "bulk_load": 1, "tma_store": 1, "mbarrier_wait": 2, "barrier_wait": 2}
     for event in sorted((event for event in events if event.kind in _COLOURS), key=lambda event: order[event.kind]):
         warp, width = event.thread // _WARP, max(event.end - event.step, 0.6)
         ends = under_way.setdefault((event.kind[:3], warp), {})
@@ -70,7 +70,7 @@ def _bars(axes: Any, events: list[Event]) -> None:
             low, height = event.thread // _WARPGROUP * 4 - 0.4 + 2 * _free_place(ends, event, 2), 1.8
         elif event.kind == "setmaxnreg":
             low, height = event.thread // _WARPGROUP * 4 - 0.4, 3.8
-        elif event.kind.startswith("tma"):
+        elif event.kind.startswith(("tma", "bulk")):
             low, height = warp - 0.45 + 0.22 * _free_place(ends, event, _SPREAD), 0.2
         else:
             low, height = warp - 0.15, 0.3

@@ -8,13 +8,14 @@ from os import PathLike
 from typing import Any
 
 Place = tuple[int, int, int]
+_LOADS = ("tma_load", "bulk_load", "global_load")
 
 
 @dataclass(slots=True)
 class Event:
     """One instruction's effect.
 
-    kind: "tma_load" (from issue to landing), "tma_store" (until it has read its source), "store_at_exit" (a TMA store
+    kind: "tma_load" and "bulk_load" (from issue to landing), "tma_store" (until it has read its source), "store_at_exit" (a TMA store
     whose source nobody waited for before the block's end), "wgmma" (from issue to the wait that finishes it),
     "mbarrier_phase" and "barrier" (complete), "mbarrier_wait" and "barrier_wait" (a warp's threads stood there),
     "global_load" and "global_store" (a warp's plain accesses of the whole block's run), "setmaxnreg".
@@ -79,8 +80,8 @@ class Trace:
 
     @property
     def bytes_loaded(self) -> int:
-        """Bytes of TMA loads, boxes counted whole, and of plain loads from global memory."""
-        return self.total("tma_load") + self.total("global_load")
+        """Bytes of TMA loads, boxes counted whole, of bulk loads, and of plain loads from global memory."""
+        return sum(self.total(kind) for kind in _LOADS)
 
     @property
     def bytes_stored(self) -> int:
@@ -100,7 +101,7 @@ class Trace:
         """Bytes moved, tensor-core operations by warpgroup, barriers."""
         return Summary(
             blocks=len(self.blocks),
-            loads=self.count("tma_load") + self.count("global_load"),
+            loads=sum(self.count(kind) for kind in _LOADS),
             bytes_loaded=self.bytes_loaded,
             stores=self.count("tma_store") + self.count("global_store"),
             bytes_stored=self.bytes_stored,

@@ -8,7 +8,7 @@ import numpy as np
 
 from numba_fa.emulator.errors import EmulationError, HazardError
 from numba_fa.emulator.memory import GlobalMemory
-from numba_fa.emulator.tensor_core import Group, InFlight, half_to_float32, mn_major
+from numba_fa.emulator.tensor_core import Group, InFlight, half_to_float32, mn_major, multiplied
 from numba_fa.emulator.threads import current
 from numba_fa.emulator.twins_fragment import _HALF, _NEG_INF, _TINY, _each_row, registers_of
 from numba_fa.emulator.twins_wgmma import Step, _same, _start
@@ -88,7 +88,7 @@ def gemm_tt(n: int, steps: int, dtype: str, a_step: Step, b_step: Step, a: int, 
         ]
 
         def multiply(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-            return half_to_float32(left, dtype).T @ half_to_float32(right, dtype)
+            return multiplied("ki,kj->ij", half_to_float32(left, dtype), half_to_float32(right, dtype))
 
         return _start(thread, values, Group(operands, multiply), n, steps, f"{dtype}, A and B in shared memory, transposed")
 

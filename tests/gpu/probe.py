@@ -34,6 +34,7 @@ class Probe:
     rtol: float = 0
     atol: float = 0
     seed: int = field(default=0)
+    grid: tuple[int, int, int] = (1, 1, 1)
 
     def check(self, found: dict[int, np.ndarray], wanted: dict[int, np.ndarray]) -> None:
         """AssertionError unless results agree."""
@@ -64,7 +65,7 @@ def emulate(probe: Probe) -> dict[int, np.ndarray]:
             if token == "pointer":
                 value = memory.pointer(value)
         values.append(value)
-    run_kernel(probe.source, (1, 1, 1), tuple(values), seed=probe.seed)
+    run_kernel(probe.source, probe.grid, tuple(values), seed=probe.seed)
     return {position: arrays[position] for position in probe.truth}
 
 
@@ -99,7 +100,7 @@ def run_on_gpu(probe: Probe) -> dict[int, np.ndarray]:
             values.append(LaunchMap(view, given.rows, 64))
         else:
             values.append(tensor.data_ptr())
-    launch = make_launch(kernel, probe.source.signature, (1, 1, 1), device)
+    launch = make_launch(kernel, probe.source.signature, probe.grid, device)
     launch(tuple(values), torch.cuda.current_stream().cuda_stream)
     torch.cuda.synchronize()
     return {at: to_numpy(tensors[at]).view(truth.dtype).reshape(truth.shape) for at, truth in probe.truth.items()}

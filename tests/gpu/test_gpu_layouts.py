@@ -5,11 +5,13 @@
 
 import pytest
 
-from tests.gpu import probes_fragment, probes_memory, probes_sync, probes_wgmma
+from tests.gpu import probes_backward, probes_fragment, probes_memory, probes_sync, probes_wgmma
 from tests.gpu.probe import Probe, emulate, run_on_gpu
 
 PROBES = [
-    probe for module in (probes_fragment, probes_memory, probes_sync, probes_wgmma) for probe in module.probes()
+    probe
+    for module in (probes_fragment, probes_memory, probes_sync, probes_wgmma, probes_backward)
+    for probe in module.probes()
 ]
 
 
