@@ -13,7 +13,7 @@ from tests.gpu.arrays import to_numpy, to_torch
 
 torch = pytest.importorskip("torch")
 ASKED = os.environ.get("NUMBA_FA_BACKWARD") == "1"
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not ASKED, reason="it has not run right on a GPU yet")]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not ASKED, reason="one case has run on a GPU so far")]
 
 # batch, seqlen_q, seqlen_k, heads, heads_kv
 SHAPES = [(1, 1, 1, 2, 2), (2, 1, 77, 2, 1), (2, 197, 333, 6, 2), (1, 211, 40, 3, 1), (1, 384, 256, 2, 2)]
