@@ -12,7 +12,8 @@ _COLOURS = {
     "barrier_wait": "dimgrey", "setmaxnreg": "tab:purple",
 }  # fmt: skip
 _LABELS = {
-    "tma_load": "TMA load in flight", "bulk_load": "bulk load in flight", "tma_store": "TMA store in flight", "wgmma": "tensor cores",
+    "tma_load": "TMA load in flight", "bulk_load": "bulk load in flight", "tma_store": "TMA store in flight",
+    "wgmma": "tensor cores",
     "mbarrier_wait": "waits for an mbarrier", "barrier_wait": "waits at a named barrier", "setmaxnreg": "register budget",
 }  # fmt: skip
 _POINTS = {"mbarrier_phase": "mbarrier phase over", "barrier": "named barrier complete"}
@@ -62,8 +63,7 @@ def _last_warp(event: Event) -> int:
 def _bars(axes: Any, events: list[Event]) -> None:
     """A warpgroup's products cover its four lanes, two at once half of them each; waits lie thin before them."""
     named, under_way = set(), {}
-    order = {"wgmma": 0, "setmaxnreg": 0, "tma_load": 1, "bulk_load": 1, "tma_store": 1, "mbarrier_wait": 2, "barrier_wait": 2}
-    for event in sorted((event for event in events if event.kind in _COLOURS), key=lambda event: order[event.kind]):
+    for event in sorted((event for event in events if event.kind in _COLOURS), key=lambda event: "wait" in event.kind):
         warp, width = event.thread // _WARP, max(event.end - event.step, 0.6)
         ends = under_way.setdefault((event.kind[:3], warp), {})
         if event.kind == "wgmma":

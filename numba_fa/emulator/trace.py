@@ -15,8 +15,8 @@ _LOADS = ("tma_load", "bulk_load", "global_load")
 class Event:
     """One instruction's effect.
 
-    kind: "tma_load" and "bulk_load" (from issue to landing), "tma_store" (until it has read its source), "store_at_exit" (a TMA store
-    whose source nobody waited for before the block's end), "wgmma" (from issue to the wait that finishes it),
+    kind: "tma_load" and "bulk_load" (from issue to landing), "tma_store" (until it has read its source), "store_at_exit"
+    (a TMA store whose source nobody waited for before the block's end), "wgmma" (from issue to the wait that ends it),
     "mbarrier_phase" and "barrier" (complete), "mbarrier_wait" and "barrier_wait" (a warp's threads stood there),
     "global_load" and "global_store" (a warp's plain accesses of the whole block's run), "setmaxnreg".
     thread: who issued it, of a warp or warpgroup its first; -1 where it is no one's. amount: bytes moved, multiply-adds
