@@ -28,14 +28,14 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """The fastest tile of a kind of call. rates: TFLOP/s of every tile measured, by the tile's name in a slug."""
+    """The fastest tile of a kind of call. speeds: of every tile measured, by its name in a slug, over the tile of before."""
 
     family: str
     head_dim: int
     mask: str
     bias: str
     tile: Tile
-    rates: dict[str, float] = field(default_factory=dict, hash=False)
+    speeds: dict[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def cell(self) -> tuple[str, int, str, str]:
