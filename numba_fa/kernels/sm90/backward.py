@@ -13,6 +13,7 @@ from numba_fa.kernels.sm90.backward_consumer import make_backward_consumer
 from numba_fa.kernels.sm90.backward_order import make_order
 from numba_fa.kernels.sm90.backward_producer import make_backward_producer
 from numba_fa.kernels.sm90.backward_run import MAIN_SIGNATURE
+from numba_fa.kernels.sm90.backward_scout import make_scout
 from numba_fa.kernels.sm90.backward_shape import (
     ADDED,
     DONE,
@@ -31,6 +32,7 @@ from numba_fa.kernels.sm90.backward_shape import (
     RING,
     SECOND,
     SLOT,
+    TOLD,
     V_FULL,
     BackwardShape,
 )
@@ -56,7 +58,7 @@ def make_backward(key: DispatchKey) -> KernelSource:
     """
     shape = BackwardShape(key)
     program = make_program(key.mask, key.bias, device)
-    produce = make_backward_producer(shape, program)
+    produce, scout = make_backward_producer(shape), make_scout(shape, program)
     wait_turns, pass_turns = make_order(shape, program)
     SPLIT, STAGED, ORDERED, DS_WARPS = shape.split, not shape.direct, shape.ordered, 4 if shape.split else 8
     Q_READERS = 9 if ORDERED else 8
@@ -95,13 +97,16 @@ def make_backward(key: DispatchKey) -> KernelSource:
                 mbarrier_init(full + SECOND, 1)
                 mbarrier_init(full + EMPTY, Q_READERS)
                 mbarrier_init(full + SECOND + EMPTY, 8)
+                mbarrier_init(full + TOLD, 1)
             fence_mbarrier_init()
         cuda.syncthreads()
         if warpgroup == 0:
             shrink()
             if thread == 0:
-                produce(tensor_map(q), tensor_map(k), tensor_map(v), tensor_map(do), int64(rows), base, barriers, heads,
-                        heads_kv, batch, seqlen_q, seqlen_k, aux)  # fmt: skip
+                produce(tensor_map(q), tensor_map(k), tensor_map(v), tensor_map(do), int64(rows), base, barriers, heads_kv,
+                        batch, seqlen_k)  # fmt: skip
+            elif thread == 96:
+                scout(barriers, heads, heads_kv, batch, seqlen_q, seqlen_k, aux)
             elif STAGED and (thread == 32 or thread == 64):
                 write_queries(int64(dq), base, barriers, int32((thread >> 5) - 1))
             elif ORDERED and thread == 32:

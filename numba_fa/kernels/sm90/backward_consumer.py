@@ -9,7 +9,7 @@ from numba_fa.jit import cuda, device, int32, int64
 from numba_fa.kernels.sm90.backward_epilogue import make_write_keys
 from numba_fa.kernels.sm90.backward_judge import make_exponent_scale_t, make_judge_t
 from numba_fa.kernels.sm90.backward_order import make_ordered
-from numba_fa.kernels.sm90.backward_producer import LAST, TILE, place
+from numba_fa.kernels.sm90.backward_scout import LAST, TILE, place
 from numba_fa.kernels.sm90.backward_shape import (
     DQ_EMPTY,
     DQ_FULL,

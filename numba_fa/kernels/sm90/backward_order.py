@@ -9,7 +9,7 @@ from typing import Any
 
 from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32, int64
-from numba_fa.kernels.sm90.backward_producer import GHOST, LAST, TILE, place
+from numba_fa.kernels.sm90.backward_scout import GHOST, LAST, TILE, place
 from numba_fa.kernels.sm90.backward_shape import (
     ADDED,
     DONE,

@@ -11,10 +11,10 @@ from numba_fa.tile.layout import ATOM_COLUMNS, ATOM_ROW_BYTES, SWIZZLE_ALIGNMENT
 REGISTERS = (24, 240)
 
 # Barriers, in bytes from their start. Of two slots or consumers the second lies 8 bytes on. Ring slots hold Q first and
-# dO second, each with a FULL and an EMPTY. A message comes with each slot, and one word with each consumer's dQ.
+# dO second, each with a FULL and an EMPTY; TOLD says that the slot's message is there (`backward_scout.py`).
 K_FULL, V_FULL, KV_EMPTY, DS_FULL, DS_EMPTY, DQ_FULL, DQ_EMPTY, DQ_MESSAGE = 0, 8, 16, 24, 40, 56, 72, 88
 P_FULL, P_EMPTY, ORDER, ADDED, DONE, TICKET, RING = 96, 104, 112, 128, 144, 160, 176
-SLOT, SECOND, EMPTY = 32, 8, 16
+SLOT, SECOND, EMPTY, TOLD = 40, 8, 16, 32
 
 
 @dataclass(frozen=True)

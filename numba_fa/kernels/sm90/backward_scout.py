@@ -1,0 +1,130 @@
+"""The Hopper backward's scout: one thread that decides which tiles of queries are visited, and tells all others.
+
+A message of four words comes with each slot of the ring. The first says of a tile of queries: bits 0 and 1, whether
+consumer 0, 1 must mask it; LAST, that it is the last of its tile of keys; GHOST, that nothing is seen of it; from TILE
+up, its number. The second is its number among the tiles of all heads and batch indices, the third its head.
+"""
+
+from typing import Any
+
+from numba_fa.flash.program import Program
+from numba_fa.jit import cuda, device, int32
+from numba_fa.kernels.sm90.backward_shape import EMPTY, RING, SLOT, TOLD, BackwardShape
+from numba_fa.ptx.elementwise import index as position
+from numba_fa.ptx.elementwise import scalars, to_int32
+from numba_fa.ptx.integer import quotient
+from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
+from numba_fa.ptx.memory import st_shared_u32
+
+LAST, GHOST, TILE = 4, 8, 4
+
+
+def place(turn, tiles, heads_kv):
+    """The (tile of keys, key head, batch index) of a turn: a head's tiles one after another, the first ones first.
+
+    Under a causal mask the first keys have the most queries, so that within a head the longest work starts earliest.
+    """
+    head = quotient(turn, tiles)
+    index = quotient(head, heads_kv)
+    return int32(turn - head * tiles), int32(head - index * heads_kv), index
+
+
+def make_scout(shape: BackwardShape, program: Program) -> Any:
+    """scout(barriers, heads, heads_kv, batch, seqlen_q, seqlen_k, aux): every message of the block."""
+    key = shape.key
+    BLOCK_M, BLOCK_N, STAGES, MESSAGES = key.block_m, key.block_n, key.stages, shape.message_offset
+    CONSUMERS = BLOCK_N // 64  # that own keys of their own
+    LOG_M = BLOCK_M.bit_length() - 1
+    EVERY, CAUSAL, WINDOW = program.full, key.mask == "causal", key.mask == "window"
+    BEHIND = 1 if WINDOW else 0  # where in aux it says how far behind a query its last key may lie
+    visible_up_to, seen_whole, locate = program.reach, program.whole, device(place)
+
+    @device
+    def whole(index, head, first, last, start, end, aux):
+        return seen_whole(position(index), position(head), position(first), position(last), position(start),
+                          position(end), scalars(aux))  # fmt: skip
+
+    @device
+    def reach(index, head, first, last, kv_idx, aux):
+        return to_int32(visible_up_to(position(index), position(head), position(first), position(last), position(kv_idx),
+                                      scalars(aux)))  # fmt: skip
+
+    @device
+    def to_mask(index, head, first, last, start, seqlen_k, aux):
+        """One bit a consumer: whether one of the queries may not see a key of its 64."""
+        bits = int32(0)
+        for c in range(CONSUMERS):
+            top = int32(start + 64 * c)
+            if top + 64 > seqlen_k or not whole(index, head, first, last, top, top + 63, aux):
+                bits |= int32(1 << c)
+        return bits
+
+    @device
+    def next_tile(index, head, tile, tiles, start, seqlen_q, seqlen_k, aux):
+        """The first tile of queries from `tile` on of which one may see a key of this tile; `tiles` when there is none."""
+        if EVERY or CAUSAL:
+            return tile
+        end = int32(min(start + BLOCK_N, seqlen_k) - 1)
+        if WINDOW:
+            behind = int32(tile * BLOCK_M) > int32(end - aux[0]) and start >= aux[2]
+            return tiles if behind else tile
+        while tile < tiles:
+            first = int32(tile * BLOCK_M)
+            last = int32(min(first + BLOCK_M, seqlen_q) - 1)
+            if reach(index, head, first, last, end, aux) >= start:
+                break
+            tile = int32(tile + 1)
+        return tile
+
+    @device
+    def first_tile(index, head, tiles, start, seqlen_q, seqlen_k, aux):
+        """The first of a head, from where on next_tile has to look."""
+        tile = int32(0)
+        if CAUSAL or WINDOW:  # the first query that sees the first key
+            tile = int32(max(int32(start - aux[BEHIND]), int32(0)) >> LOG_M)
+        return next_tile(index, head, tile, tiles, start, seqlen_q, seqlen_k, aux)
+
+    @device
+    def scout(barriers, heads, heads_kv, batch, seqlen_q, seqlen_k, aux):
+        group = quotient(heads, heads_kv)
+        tiles = int32((seqlen_q + BLOCK_M - 1) // BLOCK_M)
+        tiles_k = int32((seqlen_k + BLOCK_N - 1) // BLOCK_N)
+        total = int32(tiles_k * heads_kv * batch)
+        stage = int32(0)
+        phase = int32(1)
+        turn = int32(cuda.blockIdx.x)
+        while turn < total:
+            tile_k, head_kv, index = locate(turn, tiles_k, heads_kv)
+            start = int32(tile_k * BLOCK_N)
+            left = group
+            head = int32(head_kv * group)
+            tile = first_tile(index, head, tiles, start, seqlen_q, seqlen_k, aux)
+            while left > 0:
+                ghost = int32(GHOST) if tile >= tiles else int32(0)
+                tile = min(tile, int32(tiles - 1))  # one tile even where nothing is seen: masked away, no special case
+                first = int32(tile * BLOCK_M)
+                last = int32(min(first + BLOCK_M, seqlen_q) - 1)
+                word = int32(tile << TILE) | ghost | to_mask(index, head, first, last, start, seqlen_k, aux)
+                number = int32(int32(index * heads + head) * tiles + tile)
+                of_head = head
+                tile = next_tile(index, head, int32(tile + 1), tiles, start, seqlen_q, seqlen_k, aux)
+                if tile >= tiles:
+                    head = int32(head + 1)
+                    left = int32(left - 1)
+                    if left == 0:
+                        word |= int32(LAST)
+                    else:
+                        tile = first_tile(index, head, tiles, start, seqlen_q, seqlen_k, aux)
+                slot = int32(barriers + RING + SLOT * stage)
+                mbarrier_wait(slot + EMPTY, phase)
+                st_shared_u32(barriers + MESSAGES + 16 * stage, word)
+                st_shared_u32(barriers + MESSAGES + 16 * stage + 4, number)
+                st_shared_u32(barriers + MESSAGES + 16 * stage + 8, of_head)
+                mbarrier_arrive(slot + TOLD)
+                stage = int32(stage + 1)
+                if stage == STAGES:
+                    stage = int32(0)
+                    phase ^= 1
+            turn = int32(turn + cuda.gridDim.x)
+
+    return scout
