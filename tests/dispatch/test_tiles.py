@@ -45,7 +45,7 @@ def test_every_row_of_the_table_fits_by_the_model_and_has_an_origin():
 
 @pytest.mark.parametrize(("family", "head_dim", "tile"), [
     ("sm90", 64, (192, 128, 4)), ("sm90", 128, (128, 128, 2)), ("sm90", 192, (128, 112, 2)), ("sm90", 256, (128, 80, 2)),
-    ("simt", 64, (128, 32, 1)), ("cpu", 64, (128, 64, 1)), ("sm90", 272, None), ("sm91", 64, None),
+    ("simt", 64, (64, 64, 1)), ("cpu", 64, (128, 64, 1)), ("sm90", 272, None), ("sm91", 64, None),
 ])  # fmt: skip
 def test_defaults(family, head_dim, tile):
     assert default_tile(family, head_dim) == (Tile(*tile) if tile else None)
