@@ -188,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     first = command("first-call", _first_call)
     first.add_argument("--dtype", default="bfloat16")
     first.add_argument("--head-dim", type=int, default=128)
-    first.add_argument("--mask", default="causal")
+    first.add_argument("--mask", default="causal", help="or a program of testing/programs.py, such as score_mod-alibi")
     command("demo", _demo, add_help=False)  # the demo parses its own arguments, --help among them
     return parser
 

@@ -33,6 +33,22 @@ class Arrays:
         return self.lse.pointer if self.lse else 0
 
 
+# Users' functions and biases compute with positions as float32, by a trick that is exact below this (docs/adr/0008).
+MOST_POSITIONS = 1 << 22
+
+
+def position_limits(problem: Problem) -> list[str]:
+    """Reasons against a call whose positions a GPU's score and mask functions could not tell apart."""
+    if not (problem.biases or "mod" in problem.mask.kinds):
+        return []
+    lengths = (("seqlen_q", problem.seqlen_q), ("seqlen_k", problem.seqlen_k))
+    return [
+        f"{name} {length} with biases or a mask function, which take positions below {MOST_POSITIONS}"
+        for name, length in lengths
+        if length > MOST_POSITIONS
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class TensorMap:
     """A launch argument: a TMA descriptor of `view`, (batch, seqlen, heads, head_dim), moving boxes rows x columns."""

@@ -25,22 +25,24 @@ class SharedArray:
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            if index.stop is not None or index.step is not None:
-                raise EmulationError(f"shared memory is sliced {index}; only [start:] is emulated")
-            return self._block.shared_array(self._dtype, self.address + int(index.start) * self._size)
-        index = self._checked(index)
-        self._shared.read_word(self.address + index * self._size, current().index)
+            return self._from(index)
+        self._require(index)
+        self._shared.read_word(int(self.address + index * self._size), current().index)
         return self._data[index]
 
     def __setitem__(self, index: int, value: Any) -> None:
-        index = self._checked(index)
-        self._shared.write_word(self.address + index * self._size, self._size, current().index)
+        self._require(index)
+        self._shared.write_word(int(self.address + index * self._size), self._size, current().index)
         self._data[index] = value
 
-    def _checked(self, index: int) -> int:
+    def _from(self, part: slice) -> SharedArray:
+        if part.stop is not None or part.step is not None:
+            raise EmulationError(f"shared memory is sliced {part}; only [start:] is emulated")
+        return self._block.shared_array(self._dtype, self.address + int(part.start) * self._size)
+
+    def _require(self, index: int) -> None:
         if not 0 <= index < self._length:
             raise EmulationError(f"element {index} of {self._length} in shared memory")
-        return int(index)
 
 
 class LocalArray:
@@ -59,7 +61,8 @@ class LocalArray:
             raise HazardError(f"element {index} of a local array is read, but nothing wrote it") from None
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._check(index)
+        if index not in self._data:
+            self._check(index)
         self._data[index] = self._dtype(value)
 
     def _check(self, index: Any) -> None:

@@ -46,6 +46,7 @@ class Block:
         self.named: dict[int, NamedBarrier] = {}
         self.stores = Stores(self)
         self.warpgroups: dict[int, Warpgroup] = {}
+        self.registers: dict[int, int] = {}  # a thread, by warpgroup, since setmaxnreg
         self._arrays: dict[tuple[Any, int], SharedArray] = {}
         self._step = 0
         self._waits: dict[tuple[str, int, tuple[int, int]], Event] = {}
@@ -124,7 +125,9 @@ class Block:
         """The numbered barrier; 0 is syncthreads'."""
         if not 0 <= number < NAMED_BARRIERS:
             raise EmulationError(f"barrier {number}; there are 0..{NAMED_BARRIERS - 1}")
-        return self.named.setdefault(number, NamedBarrier(number, self, self._barrier_over))
+        if number not in self.named:
+            self.named[number] = NamedBarrier(number, self, self._barrier_over)
+        return self.named[number]
 
     def warpgroup(self, thread: int) -> Warpgroup:
         """The tensor-core state of a thread's warpgroup."""

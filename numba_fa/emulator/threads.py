@@ -29,9 +29,8 @@ class Thread(greenlet):
         self.meeting_result: Any = None
 
 
-def current() -> Any:
-    """The Thread that runs now."""
-    return getcurrent()
+# current(): the Thread that runs now.
+current: Callable[[], Any] = getcurrent
 
 
 class Threads:

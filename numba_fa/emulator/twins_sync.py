@@ -88,17 +88,34 @@ def warp_uniform(value: int) -> Any:
     return current().block.threads.meet("warp_uniform", 32, int(value), combine)
 
 
+# Registers of a multiprocessor, and the unit in which a thread's are given.
+_REGISTER_FILE, _REGISTER_UNIT = 65536, 8
+
+
 def setmaxnreg(registers: int, direction: str) -> None:
-    """Nothing, once the whole warpgroup has come."""
+    """Waits for the whole warpgroup, and for registers: a block has what it was launched with and no more.
+
+    It is launched with as many a thread as fit, in units of 8. When all warpgroups have set theirs and together want more,
+    the hardware waits for ever for registers that nobody gives back; here that is an EmulationError.
+    """
     if registers % 8 or not 24 <= registers <= 256:
         raise EmulationError(f"setmaxnreg {registers}; a multiple of 8 from 24 to 256 is wanted")
     thread = current()
+    block, group = thread.block, thread.index // 128
 
     def combine(values: dict[int, Any]) -> dict[int, Any]:
-        thread.block.record("setmaxnreg", thread.index // 128 * 128, registers)
+        block.record("setmaxnreg", group * 128, registers)
+        block.registers[group] = registers
+        groups = block.size // 128
+        launched = min(_REGISTER_FILE // block.size, 255) // _REGISTER_UNIT * _REGISTER_UNIT
+        if len(block.registers) == groups and sum(block.registers.values()) > launched * groups:
+            wanted = ", ".join(map(str, block.registers.values()))
+            raise EmulationError(
+                f"the warpgroups want {wanted} registers a thread; {groups} groups were launched with {launched} each"
+            )
         return dict.fromkeys(values)
 
-    thread.block.threads.meet(("setmaxnreg", registers, direction), 128, None, combine)
+    block.threads.meet(("setmaxnreg", registers, direction), 128, None, combine)
 
 
 TWINS = (

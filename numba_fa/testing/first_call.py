@@ -12,16 +12,19 @@ import time
 LIMITS = {"cold": 2.5, "warm": 0.3}
 
 
-def report(dtype: str, head_dim: int, mask: str) -> int:
-    """Print both, each measured in a process of its own; returns how many are above their limit."""
+def report(dtype: str, head_dim: int, program: str) -> int:
+    """Print both, each measured in a process of its own; returns how many are above their limit.
+
+    program: a name in `testing/programs.py`, such as "causal", or "score_mod-alibi" for a function of a user's.
+    """
     from numba_fa.build.driver import device_count
 
     what = "attention() on a GPU" if device_count() else "obtaining the sm_90a kernel (no GPU here to run it)"
-    print(f"first call, {what}: {dtype}, head_dim {head_dim}, {mask}")
+    print(f"first call, {what}: {dtype}, head_dim {head_dim}, {program}")
     late = 0
     with tempfile.TemporaryDirectory() as store:
         for state in ("cold", "warm"):
-            command = [sys.executable, "-m", "numba_fa.testing.first_call", dtype, str(head_dim), mask, state]
+            command = [sys.executable, "-m", "numba_fa.testing.first_call", dtype, str(head_dim), program, state]
             environment = os.environ | {"NUMBA_FA_CACHE_DIR": store}
             done = subprocess.run(command, capture_output=True, text=True, env=environment)
             if done.returncode:
@@ -35,7 +38,7 @@ def report(dtype: str, head_dim: int, mask: str) -> int:
     return late
 
 
-def measure(dtype: str, head_dim: int, mask: str, state: str) -> dict[str, float | bool]:
+def measure(dtype: str, head_dim: int, program: str, state: str) -> dict[str, float | bool]:
     """Seconds of imports and of the first call in this process. With a GPU the call is attention() to its end."""
     start = time.perf_counter()
     import cuda.core  # noqa: F401
@@ -43,6 +46,7 @@ def measure(dtype: str, head_dim: int, mask: str, state: str) -> dict[str, float
 
     from numba_fa import api
     from numba_fa.build import driver as ours
+    from numba_fa.testing.programs import PROGRAMS, Sizes
 
     if state == "cold":  # only a cold call needs the compiler, so only there is it one of the imports
         from numba import cuda as compiler  # noqa: F401
@@ -52,20 +56,26 @@ def measure(dtype: str, head_dim: int, mask: str, state: str) -> dict[str, float
         import torch
 
         shape = (1, 1024, 4, head_dim)
+        asked = PROGRAMS[program](Sizes(1, 1024, 1024, 4)).moved(lambda array: torch.from_numpy(array).cuda())
         q, k, v = (torch.randn(shape, device="cuda", dtype=getattr(torch, dtype)) for _ in range(3))
         torch.cuda.synchronize()
     imports = time.perf_counter() - start
     start = time.perf_counter()
     if has_gpu:
-        api.attention(q, k, v, mask=mask)
+        api.attention(q, k, v, mask=asked.mask, bias=asked.biases or None, sink_logits=asked.sink_logits)
         torch.cuda.synchronize()
     else:
         from numba_fa.build.loader import artifact_for
         from numba_fa.dispatch.registry import variant_of
         from numba_fa.dispatch.tuning import key_for
         from numba_fa.problem.dtypes import DTYPES
+        from numba_fa.problem.masks import mask_named
 
-        key = key_for("fwd", "sm90", DTYPES[dtype].name, head_dim, mask)
+        asked = PROGRAMS[program](Sizes(1, 1024, 1024, 4))
+        names = [bias.name for bias in asked.biases] + ([] if asked.sink_logits is None else ["sink"])
+        mask = mask_named(asked.mask)
+        assert mask is not None
+        key = key_for("fwd", "sm90", DTYPES[dtype].name, head_dim, mask.name, "+".join(names) or "none")
         artifact_for(key, variant_of(key), "sm_90a")
     call = time.perf_counter() - start
     return {"imports": imports, "call": call, "numba": "numba" in sys.modules}

@@ -1,6 +1,6 @@
 """Forward TFLOP/s with masks and biases on a GPU beside FlexAttention (torch.compile), in one process.
 
-`python -m numba_fa.testing.speed_masks` prints the table of docs/explain/masks.md: 16384 tokens, hidden size 2048,
+`python -m numba_fa.testing.speed_masks` prints README's table of masks and biases: 16384 tokens, hidden size 2048,
 bfloat16, head_dim 128. Causal counts half the work, a window of w keys seqlen * w, a document mask the visible pairs.
 Every kernel's result is compared with the peer's before anything is timed.
 """

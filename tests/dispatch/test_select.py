@@ -255,3 +255,11 @@ def test_hopper_prefers_its_own_kernels_and_blackwell_has_none():
 def test_the_best_variant_comes_first():
     assert [variant.family for variant in variants()] == ["sm90", "simt", "cpu"]
     assert numba_fa.kernels.FORWARD_SM90 is variants()[0]
+
+
+@pytest.mark.parametrize("length", ["seqlen_q", "seqlen_k"])
+def test_positions_that_functions_cannot_tell_apart_are_refused(length):
+    long = replace(on_hopper(bias=Softcap(5.0), dtype="bfloat16").problem, **{length: (1 << 22) + 1})
+    with pytest.raises(UnsupportedError, match="4194305 with biases or a mask function"):
+        select(long, HOPPER)
+    assert select(replace(long, biases=()), HOPPER).family == "sm90"

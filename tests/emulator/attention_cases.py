@@ -69,8 +69,8 @@ def key_of(case, family, block_m, block_n, stages):
     return DispatchKey("fwd", family, case.dtype, head_dim, case.mask, block_m, block_n, stages)
 
 
-def emulate(case, family, block_m, block_n, stages, arrays, multiprocessors=132):
-    """Run the family's forward by its own variant's grid and arguments. Returns (out, lse, trace)."""
+def emulate(case, family, block_m, block_n, stages, arrays, multiprocessors=132, factory=None):
+    """(out, lse, trace) of the family's forward, or `factory`, by its own variant's grid and arguments."""
     if family == "sm90":
         from numba_fa.kernels.sm90.forward import make_forward
         from numba_fa.kernels.sm90.variant import FORWARD
@@ -86,7 +86,7 @@ def emulate(case, family, block_m, block_n, stages, arrays, multiprocessors=132)
     views = SimpleNamespace(q=q, k=k, v=v, out=o, lse_pointer=memory.pointer(lse))
     device = Device("emulated", 0, "sm_90a", multiprocessors)
     arguments = [_argument(value) for value in FORWARD.arguments(problem, key, views)]
-    source = make_forward(key)
+    source = (factory or make_forward)(key)
     if case.mask == "causal":
         arguments.append(case.seqlen_k - case.seqlen_q)
     trace = run_kernel(source, FORWARD.grid(problem, key, device), tuple(arguments), seed=case.seed)

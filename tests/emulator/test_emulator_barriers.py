@@ -119,6 +119,24 @@ def test_shuffles_and_uniform():
     assert np.array_equal(out, (lane ^ 5) + 1000 * (lane // 32 * 32))
 
 
+@pytest.mark.parametrize(("producer", "consumer", "fits"), [(24, 240, True), (40, 232, True), (32, 240, False)])
+def test_warpgroups_share_the_registers_they_were_launched_with(producer, consumer, fits):
+    shrink, grow = make_setmaxnreg(producer, "dec"), make_setmaxnreg(consumer, "inc")
+
+    def kernel():
+        if cuda.threadIdx.x < 128:
+            shrink()
+        else:
+            grow()
+
+    source = KernelSource(kernel, (), 384, 0)  # launched with 168 a thread
+    if fits:
+        run_kernel(source, (1, 1, 1), ())
+        return
+    with pytest.raises(EmulationError, match="3 groups were launched with 168 each"):
+        run_kernel(source, (1, 1, 1), ())
+
+
 def test_setmaxnreg_wants_the_whole_warpgroup():
     shrink = make_setmaxnreg(24, "dec")
 

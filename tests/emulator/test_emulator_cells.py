@@ -15,8 +15,8 @@ from tests.declared import truth_of
 from tests.oracle import naive_float32
 
 
-def check(program, sizes, dtype, family, **options):
-    q, k, v = random_qkv(sizes.batch, sizes.seqlen_q, sizes.seqlen_k, sizes.heads, 1, 64, dtype)
+def check(program, sizes, head_dim, dtype, family, **options):
+    q, k, v = random_qkv(sizes.batch, sizes.seqlen_q, sizes.seqlen_k, sizes.heads, 1, head_dim, dtype)
     asked = PROGRAMS[program](sizes)
     got = numba_fa.emulate(
         q, k, v, mask=asked.mask, bias=asked.biases or None, sink_logits=asked.sink_logits, family=family, **options
@@ -31,9 +31,9 @@ def check(program, sizes, dtype, family, **options):
 
 @pytest.mark.parametrize("program", programs_of(SM90))
 def test_sm90(program):
-    check(program, Sizes(1, 140, 270, 2), "bfloat16", "sm90", multiprocessors=2, seed=len(program))
+    check(program, Sizes(1, 140, 150, 2), 16, "bfloat16", "sm90", tile=(192, 48, 2), multiprocessors=1, seed=len(program))
 
 
 @pytest.mark.parametrize("program", programs_of(SIMT))
 def test_simt(program):
-    check(program, Sizes(2, 20, 37, 2), "float32", "simt", tile=(16, 16, 1), seed=len(program))
+    check(program, Sizes(2, 18, 37, 2), 8, "float32", "simt", tile=(16, 16, 1), seed=len(program))

@@ -43,10 +43,10 @@ def test_forward(case, tile, multiprocessors):
     assert trace.bytes_loaded and trace.count("mbarrier_phase")
 
 
-@pytest.mark.parametrize("seed", range(1, 7))
+@pytest.mark.parametrize("seed", range(1, 4))
 @pytest.mark.parametrize("mask", ["full", "causal"])
 def test_order_of_threads_changes_nothing(mask, seed):
-    case = Case(150, 400, mask, head_dim=128)
+    case = Case(150, 300, mask, head_dim=128)
     arrays = inputs(case)
     first, lse, _ = emulate(case, "sm90", *WIDE, arrays, 1)
     again, lse_again, _ = emulate(case._replace(seed=seed), "sm90", *WIDE, arrays, 1)

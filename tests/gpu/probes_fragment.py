@@ -203,7 +203,8 @@ def scalar_call_probe():
         thread = int32(cuda.threadIdx.x)
         for i in range(COUNT):
             at = thread * COUNT + i
-            score = function(real(source[at]), index(2), index(3), index(thread), index(i), scalars((int32(7), float32(0.25))))
+            aux = scalars((int32(7), float32(0.25)))
+            score = function(real(source[at]), index(2), index(3), index(thread), index(i), aux)
             out[at] = to_float32(score) + to_int32(index(min(i, limit)))
 
     values = np.round(fragments(6, special=False) * 64) / 64

@@ -90,8 +90,12 @@ def load_probe():
 
 
 def store_probe():
-    """Every box that a store may touch, from words that threads wrote; what lies outside the tensor stays away."""
-    stores = len(PLACES)
+    """Boxes from words that threads wrote; rows and columns past the tensor's end stay away.
+
+    No kernel stores at a negative place or beyond the last head or batch, and this one does not either.
+    """
+    allowed = PLACES[(PLACES >= 0).all(1) & (PLACES[:, 2] < SHAPE[2]) & (PLACES[:, 3] < SHAPE[0])]
+    stores = len(allowed)
 
     def kernel(target, places):
         base = int32((shared_address(cuda.shared.array(0, uint8)) + 1023) & ~1023)
@@ -112,14 +116,14 @@ def store_probe():
 
     array = tensor()
     words = array.view(np.uint16).copy()
-    for i, place in enumerate(PLACES):
+    for i, place in enumerate(allowed):
         found = overlap(words, place)
         if found:
             # The swizzle is its own inverse.
             physical = (np.arange(ROWS * 64) + i * 4096).astype(np.uint16)
             words[found[1]] = swizzled(physical.reshape(ROWS, 64)).reshape(ROWS, 64)[found[0]]
     source = KernelSource(kernel, ("tensor_map", "float32*"), 64, 1024 + BOX_BYTES)
-    yield Probe("tma_store", source, [Box(array, ROWS), PLACES.astype(np.float32)], {0: words.view(np.float16)})
+    yield Probe("tma_store", source, [Box(array, ROWS), allowed.astype(np.float32)], {0: words.view(np.float16)})
 
 
 def stmatrix_probes():

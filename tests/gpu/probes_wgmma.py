@@ -164,7 +164,7 @@ def ss_probes():
 
 
 def rs_probes():
-    for n, k, dtype in ((16, 64, "f16"), (64, 16, "bf16"), (128, 128, "f16"), (256, 80, "bf16"), (192, 112, "f16")):
+    for n, k, dtype in ((16, 64, "f16"), (64, 16, "bf16"), (128, 128, "f16"), (256, 32, "bf16"), (192, 48, "f16")):
         p, v, start = integers(n, 64, k), integers(k + 1, k, n), integers(7, 64, n)
         truth = fragments_of(start + p @ v)
         arguments = [fragments_of(p), boxed(v, dtype), fragments_of(start), np.full_like(truth, 7)]

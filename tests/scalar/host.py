@@ -124,7 +124,7 @@ def numba_type(value):
 def flat(kind, value):
     """[(ctypes type, value)] of an argument."""
     if isinstance(kind, IndexType):
-        return [(ctypes.c_int32, int(value)), (ctypes.c_float, float(value))]
+        return [(ctypes.c_int32, int(value)), (ctypes.c_float, float(value)), (ctypes.c_float, 0.0)]
     if isinstance(kind, DualType):  # the derivative by itself is 1
         return [(ctypes.c_float, float(value)), (ctypes.c_float, 1.0)]
     if isinstance(kind, types.Array):
@@ -160,8 +160,8 @@ def value_of(kind, raw):
     if kind == types.boolean:
         return bool(raw[0] & 1)
     if isinstance(kind, IndexType):
-        whole, twin = np.frombuffer(raw, np.int32)[0], np.frombuffer(raw, np.float32)[1]
-        return int(whole), float(twin)
+        whole, (base, rest) = np.frombuffer(raw, np.int32)[0], np.frombuffer(raw, np.float32)[1:3]
+        return int(whole), float(base + rest)
     kind = types.unliteral(kind)
     return np.frombuffer(raw, {types.float64: np.float64, types.int64: np.int64, types.int32: np.int32}[kind])[0]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numba.cuda import types
 
-from numba_fa.build.compiler import _capability, _link, _lower
+from numba_fa.build.compiler import _capability, _compiling_for, _link, _lower
 from numba_fa.emulator.translate import Translator
 from numba_fa.jit import TOKENS, KernelSource, cuda, device
 from numba_fa.ptx.core import I32, floats, ir, make, pack, unpack
@@ -109,9 +109,14 @@ CASES = {
 IGNORED = ("ld.", "st.", ".param", ".reg", ".loc", "mov", "//")
 
 
+def lowered(source, lto):
+    with _compiling_for(_capability("sm_90a")):
+        return _lower(source, "sm_90a", lto)
+
+
 def instructions(source):
     """(PTX of a kernel, its lines that are arithmetic)."""
-    text = _lower(source, "sm_90a", lto=False).get_asm_str(cc=_capability("sm_90a"))
+    text = lowered(source, lto=False).get_asm_str(cc=_capability("sm_90a"))
     body = text[text.index(".visible .entry") :]
     lines = [line.strip() for line in body.splitlines() if line.startswith("\t")]
     return body, [line for line in lines if not line.startswith(IGNORED)]
@@ -121,7 +126,7 @@ def instructions(source):
 def test_few_instructions_are_left(name, tokens):
     factory, function, aux, most = CASES[name]
     source = kernel(factory(COUNT, device(function), fast=True), aux)
-    _, log = _link(_lower(source, "sm_90a").get_ltoir(cc=_capability("sm_90a")), "sm_90a")
+    _, log = _link(lowered(source, lto=True).get_ltoir(cc=_capability("sm_90a")), "sm_90a")
     assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in log
     body, lines = instructions(source)
     assert "call" not in body and ".f64" not in "".join(lines) and "local" not in body
@@ -203,7 +208,7 @@ def test_scalars_in_a_kernels_own_source(tokens):
         p[to_int32(index(q))] = to_float32(score + 1)
 
     source = KernelSource(elements, ("float32*", "int32", "int32", "int32", "int32", "float32:2", "int32"), 32, 0)
-    text = _lower(source, "sm_90a", lto=False).get_asm_str(cc=_capability("sm_90a"))
+    text = lowered(source, lto=False).get_asm_str(cc=_capability("sm_90a"))
     assert "call" not in text and ".f64" not in text
 
     memory, translated = np.array([2.0, 0.0, 0.0], np.float32), Translator().function(elements)

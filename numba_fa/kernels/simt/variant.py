@@ -7,7 +7,7 @@ import math
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.tuning import key_for
-from numba_fa.dispatch.variant import BIASES, MASKS, Arrays, Variant
+from numba_fa.dispatch.variant import BIASES, MASKS, Arrays, Variant, position_limits
 from numba_fa.problem.problem import Problem
 
 _LOG2_E = math.log2(math.e)
@@ -44,11 +44,12 @@ def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[obje
 
 def _limits(problem: Problem) -> list[str]:
     most = 65535
-    return [
+    large = [
         f"{name} {value}, above the {most} that a launch grid's axis takes"
         for name, value in (("heads", problem.heads), ("batch", problem.batch))
         if value > most
     ]
+    return large + position_limits(problem)
 
 
 FORWARD = Variant(

@@ -20,12 +20,11 @@ from numba_fa.ptx.warp import bar_arrive, bar_sync, bar_warp_sync
 from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_wait
 from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
 from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, SECOND, SLOT, message_offset, ring_offset
-from numba_fa.tile.scheduler import locate, turn_of
 
 _WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
 
 
-def make_consumer(shape: Shape, program: Program) -> Any:
+def make_consumer(shape: Shape, program: Program, schedule: tuple[Any, Any]) -> Any:
     """consume(out, lse, base, barriers, consumer, tiles, heads, batch, seqlen_q, seqlen_k, together, scale, aux)."""
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES = key.block_m, key.block_n, key.stages
@@ -36,8 +35,6 @@ def make_consumer(shape: Shape, program: Program) -> Any:
         shape.k_offset, shape.v_offset, np.int64(shape.kv_bytes >> 4), shape.kv_atom, shape.q_atom,
     )  # fmt: skip
     PINGPONG, O_IN_Q, EARLY = shape.pingpong, shape.o_in_q, shape.q_slots == 2
-    import os
-    HOLD = not shape.pingpong or (program.modify is not None and os.environ.get('HOLDB') == '1')
     K_MAJOR, V_MAJOR = np.int64(k_major_descriptor()), np.int64(mn_major_descriptor(KV_ATOM))
     operand = _WGMMA_TYPE[key.dtype]
     gemm_qk = make_gemm_ss(
@@ -52,7 +49,7 @@ def make_consumer(shape: Shape, program: Program) -> Any:
     first_softmax, softmax, quad_sum = make_softmax(SCORES)
     write_out, write_lse = make_epilogue(shape)
     exponent_scale, join_sink = make_exponent_scale(program), make_join_sink(program)
-    turn_at, place = device(turn_of), device(locate)
+    turn_at, place = schedule
 
     @device
     def held(barriers, consumer, number):
@@ -131,7 +128,7 @@ def make_consumer(shape: Shape, program: Program) -> Any:
                 start = int32((word >> BLOCK) * BLOCK_N + column)
                 scores = judge(scores, scale, word & mine, index, head, q0, q1, start, seqlen_k - 1, aux)
                 scores, max0, max1, sum0, sum1, moved, keep0, keep1 = softmax(scores, max0, max1, sum0, sum1, scale_log2)
-                if HOLD:  # else the assembler waits before the exponentials: 0.90x at head_dim 64, seqlen 8192
+                if not PINGPONG:  # else the assembler waits before the exponentials: 0.90x at head_dim 64, seqlen 8192
                     bar_warp_sync(~(float_to_bits(sum0 + sum1) & (word >> 31)))
                 output = wait_output(output)
                 if leader:

@@ -20,6 +20,7 @@ from numba_fa.ptx.tma import tensor_map
 from numba_fa.ptx.warp import make_setmaxnreg, warp_uniform
 from numba_fa.tile.layout import SWIZZLE_ALIGNMENT
 from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, SECOND, SLOT, ring_offset
+from numba_fa.tile.scheduler import locate, turn_of
 
 
 def make_forward(key: DispatchKey) -> KernelSource:
@@ -31,7 +32,8 @@ def make_forward(key: DispatchKey) -> KernelSource:
     """
     shape = Shape(key)
     program = make_program(key.mask, key.bias, device)
-    produce, consume = make_producer(shape, program), make_consumer(shape, program)
+    schedule = device(turn_of), device(locate)
+    produce, consume = make_producer(shape, program, schedule), make_consumer(shape, program, schedule)
     BLOCK_M, STAGES, CONSUMERS = key.block_m, key.stages, shape.warpgroups
     BARRIERS, RING, SLOTS, ALIGN = shape.barrier_offset, ring_offset(shape.held), shape.held, SWIZZLE_ALIGNMENT - 1
     shrink = make_setmaxnreg(shape.registers[0], "dec")

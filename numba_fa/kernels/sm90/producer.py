@@ -11,14 +11,13 @@ from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.memory import st_shared_u32
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
 from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, SECOND, SLOT, message_offset, ring_offset
-from numba_fa.tile.scheduler import locate, turn_of
 
 # A message says of a key tile: bits 0 to 2, whether consumer 0, 1, 2 must mask it; whether it is the last of its tile of
 # queries; from BLOCK up, its number.
 LAST, BLOCK = 8, 4
 
 
-def make_producer(shape: Shape, program: Program) -> Any:
+def make_producer(shape: Shape, program: Program, schedule: tuple[Any, Any]) -> Any:
     """produce(q, k, v, base, barriers, tiles, heads, heads_kv, batch, seqlen_q, seqlen_k, together, aux) loads all tiles."""
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES, ATOMS, CONSUMERS = key.block_m, key.block_n, key.stages, shape.atoms, shape.warpgroups
@@ -29,7 +28,7 @@ def make_producer(shape: Shape, program: Program) -> Any:
     # A verdict that loops over a table is asked once a tile: asked for each consumer it takes more registers than there are.
     PARTS = 1 if "block" in key.mask else CONSUMERS
     ROWS, MINE = BLOCK_M // PARTS, 1 if PARTS == CONSUMERS else (1 << CONSUMERS) - 1
-    turn_at, place = device(turn_of), device(locate)
+    turn_at, place = schedule
 
     @device
     def reach(index, head, first, last, kv_idx, aux):

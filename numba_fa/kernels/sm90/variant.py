@@ -7,7 +7,7 @@ import math
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.tuning import key_for
-from numba_fa.dispatch.variant import BIASES, MASKS, Arrays, TensorMap, Variant
+from numba_fa.dispatch.variant import BIASES, MASKS, Arrays, TensorMap, Variant, position_limits
 from numba_fa.problem.problem import Problem
 from numba_fa.tile.layout import ATOM_COLUMNS, round_up
 from numba_fa.tile.scheduler import balance
@@ -67,7 +67,8 @@ def _together(problem: Problem) -> int:
 
 
 def _limits(problem: Problem) -> list[str]:
-    return [] if problem.seqlen_k else ["seqlen_k is 0, and no tensor map describes an empty array"]
+    empty = [] if problem.seqlen_k else ["seqlen_k is 0, and no tensor map describes an empty array"]
+    return empty + position_limits(problem)
 
 
 FORWARD = Variant(

@@ -1,0 +1,31 @@
+"""Every line of the Hopper forward that orders threads, copies or products is missed when it is left out."""
+
+import pytest
+
+from numba_fa.emulator import EmulationError
+from tests.emulator.attention_cases import Case, emulate, inputs
+from tests.emulator.mutants import make_mutant, sites
+
+# Three tiles of queries and several of keys in one block: every buffer is used again.
+CASE, TILE = Case(300, 200, head_dim=64), (128, 64, 2)
+O_IN_Q, O_IN_Q_TILE = Case(300, 100, head_dim=256), (128, 80, 2)  # where O takes Q's room
+# The consumers' turns at the tensor cores: they order speed, not data.
+PING_PONG = ("consumer", "bar_sync")
+SITES = [site for site in sites() if (site[0], site[2]) != PING_PONG]
+
+
+def test_sites_are_found():
+    assert len(SITES) >= 25 and {name for name, _, _ in SITES} == {"producer", "consumer", "epilogue", "forward"}
+
+
+@pytest.mark.parametrize("site", SITES, ids=lambda site: "-".join(map(str, site)))
+def test_a_line_left_out_is_found(site):
+    name, line, word = site
+    factory = make_mutant(*site)
+    seed = line % 3
+    with pytest.raises(EmulationError):
+        case = CASE._replace(seed=seed)
+        emulate(case, "sm90", *TILE, inputs(case), 1, factory)
+        # Not on that path, so on the other.
+        case = O_IN_Q._replace(seed=seed)
+        emulate(case, "sm90", *O_IN_Q_TILE, inputs(case), 1, factory)
