@@ -36,4 +36,4 @@ def test_sm90(program):
 
 @pytest.mark.parametrize("program", programs_of(SIMT))
 def test_simt(program):
-    check(program, Sizes(2, 18, 37, 2), 8, "float32", "simt", tile=(16, 16, 1), seed=len(program))
+    check(program, Sizes(2, 18, 30, 2), 8, "float32", "simt", tile=(16, 16, 1), seed=len(program))
