@@ -35,8 +35,9 @@ def test_simt_compiles_for_any_architecture(dtype, arch):
 def test_machine_code_holds_tensor_core_and_tma_instructions():
     key = DispatchKey.parse("fwd-sm90-bf16-d128-causal-m128n128s2")
     code = sass(artifact_for(key, variant_of(key), "sm_90a"))
-    # 8 k-steps of scores and 8 of output, each once before or after the loop and once in it
-    assert code.count("HGMMA.64x128x16.F32.BF16") == 32
+    # 8 k-steps a product: scores before the first tile of queries, in the loop over keys, and for the next tile; output in
+    # that loop and after it
+    assert code.count("HGMMA.64x128x16.F32.BF16") == 8 * (3 + 2)
     for instruction in ("UTMALDG.4D", "UTMASTG.4D", "SYNCS", "USETMAXREG", "MUFU.EX2"):
         assert instruction in code, instruction
     for wasted in ("LDL", "STL"):
