@@ -33,7 +33,8 @@ def test_main_kernel(head_dim, mask):
 @pytest.mark.parametrize("op", ["bwd_det", "bwd_red"])
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 def test_other_ways_to_sum_up_dq(head_dim, op):
-    assert_lean(compiled(MAIN, replace(main_key("bf16", head_dim, "causal"), op=op)))
+    artifact = compiled(MAIN, replace(main_key("bf16", head_dim, "causal"), op=op))
+    assert artifact.spill_stores <= 8  # the scout's, once a tile of keys
 
 
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
@@ -43,7 +44,11 @@ def test_other_ways_to_sum_up_dq(head_dim, op):
      ("causal", "softcap"), ("causal", "softcap+alibi"), ("full", "t5_32_128_b")],
 )  # fmt: skip
 def test_masks_and_biases(head_dim, mask, bias):
-    assert_lean(compiled(MAIN, main_key("bf16", head_dim, mask, bias)))
+    artifact = compiled(MAIN, main_key("bf16", head_dim, mask, bias))
+    if head_dim == 256 and mask not in ("full", "causal", "document"):
+        assert artifact.spill_stores <= 24  # the scout's, once a tile of keys
+    else:
+        assert_lean(artifact)
 
 
 @pytest.mark.parametrize("stage", [PREPROCESS, FINISH], ids=lambda stage: stage.name)

@@ -28,7 +28,6 @@ from numba_fa.kernels.sm90.backward_shape import (
     ORDER,
     P_EMPTY,
     P_FULL,
-    REGISTERS,
     RING,
     SECOND,
     SLOT,
@@ -69,7 +68,7 @@ def make_backward(key: DispatchKey) -> KernelSource:
         consume, write_queries = make_backward_consumer(shape, program), make_backward_writer(shape)
         consume_values = consume_keys = None
     STAGES, BARRIERS, ALIGN = key.stages, shape.barrier_offset, SWIZZLE_ALIGNMENT - 1
-    shrink, grow = make_setmaxnreg(REGISTERS[0], "dec"), make_setmaxnreg(REGISTERS[1], "inc")
+    shrink, grow = make_setmaxnreg(shape.registers[0], "dec"), make_setmaxnreg(shape.registers[1], "inc")
 
     def backward_sm90(q, k, v, do, dk, dv, rows, dq, tickets, heads, heads_kv, batch, seqlen_q, seqlen_k, scale, aux):
         memory = cuda.shared.array(0, uint8)

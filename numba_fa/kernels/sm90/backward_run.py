@@ -74,7 +74,7 @@ def main_key(dtype: str, head_dim: int, mask: str, bias: str = NO_BIAS) -> Dispa
     """The main kernel's key with the tile for a head_dim."""
     head_dim = round_up(head_dim, 16)
     biases = [name for name in bias.split("+") if name not in (NO_BIAS, "sink")]
-    laden = len(biases) > 1 or any(name.startswith("t5") for name in biases)
+    laden = len(biases) > 1 or biases and (mask not in ("full", "causal") or biases[0].startswith("t5"))
     tiles = LADEN_TILES if laden else BIASED_TILES if biases else TILES
     tile = next(tile for most, tile in tiles.items() if head_dim <= most)
     return DispatchKey("bwd", "sm90", dtype, head_dim, mask, *tile, bias)

@@ -12,7 +12,7 @@ from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.backward_shape import EMPTY, RING, SLOT, TOLD, BackwardShape
 from numba_fa.ptx.elementwise import index as position
 from numba_fa.ptx.elementwise import scalars, to_int32
-from numba_fa.ptx.integer import quotient
+from numba_fa.ptx.integer import opaque, quotient
 from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
 from numba_fa.ptx.memory import st_shared_u32
 
@@ -34,7 +34,7 @@ def make_scout(shape: BackwardShape, program: Program) -> Any:
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES, MESSAGES = key.block_m, key.block_n, key.stages, shape.message_offset
     CONSUMERS = BLOCK_N // 64  # that own keys of their own
-    LOG_M = BLOCK_M.bit_length() - 1
+    LOG_M, LOG_N = BLOCK_M.bit_length() - 1, BLOCK_N.bit_length() - 1
     EVERY, CAUSAL, WINDOW = program.full, key.mask == "causal", key.mask == "window"
     BEHIND = 1 if WINDOW else 0  # where in aux it says how far behind a query its last key may lie
     visible_up_to, seen_whole, locate = program.reach, program.whole, device(place)
@@ -54,8 +54,8 @@ def make_scout(shape: BackwardShape, program: Program) -> Any:
         """One bit a consumer: whether one of the queries may not see a key of its 64."""
         bits = int32(0)
         for c in range(CONSUMERS):
-            top = int32(start + 64 * c)
-            if top + 64 > seqlen_k or not whole(index, head, first, last, top, top + 63, aux):
+            top = int32(opaque(start) + 64 * c)
+            if int32(top + 64) > seqlen_k or not whole(index, head, first, last, top, top + 63, aux):
                 bits |= int32(1 << c)
         return bits
 
@@ -85,19 +85,21 @@ def make_scout(shape: BackwardShape, program: Program) -> Any:
         return next_tile(index, head, tile, tiles, start, seqlen_q, seqlen_k, aux)
 
     @device
+    def count_tiles(seqlen_k):
+        return int32(opaque(seqlen_k) + (BLOCK_N - 1)) >> LOG_N
+
+    @device
     def scout(barriers, heads, heads_kv, batch, seqlen_q, seqlen_k, aux):
-        group = quotient(heads, heads_kv)
-        tiles = int32((seqlen_q + BLOCK_M - 1) // BLOCK_M)
-        tiles_k = int32((seqlen_k + BLOCK_N - 1) // BLOCK_N)
-        total = int32(tiles_k * heads_kv * batch)
+        tiles = int32(int32(seqlen_q + BLOCK_M - 1) >> LOG_M)
         stage = int32(0)
         phase = int32(1)
         turn = int32(cuda.blockIdx.x)
-        while turn < total:
-            tile_k, head_kv, index = locate(turn, tiles_k, heads_kv)
+        # Counted again at every turn: registers are dear in the loop inside.
+        while turn < count_tiles(seqlen_k) * heads_kv * batch:
+            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv)
             start = int32(tile_k * BLOCK_N)
-            left = group
-            head = int32(head_kv * group)
+            left = quotient(opaque(heads), heads_kv)
+            head = int32(head_kv * left)
             tile = first_tile(index, head, tiles, start, seqlen_q, seqlen_k, aux)
             while left > 0:
                 ghost = int32(GHOST) if tile >= tiles else int32(0)
@@ -114,7 +116,7 @@ def make_scout(shape: BackwardShape, program: Program) -> Any:
                     if left == 0:
                         word |= int32(LAST)
                     else:
-                        tile = first_tile(index, head, tiles, start, seqlen_q, seqlen_k, aux)
+                        tile = first_tile(index, head, tiles, opaque(start), seqlen_q, seqlen_k, aux)
                 slot = int32(barriers + RING + SLOT * stage)
                 mbarrier_wait(slot + EMPTY, phase)
                 st_shared_u32(barriers + MESSAGES + 16 * stage, word)
@@ -125,6 +127,6 @@ def make_scout(shape: BackwardShape, program: Program) -> Any:
                 if stage == STAGES:
                     stage = int32(0)
                     phase ^= 1
-            turn = int32(turn + cuda.gridDim.x)
+            turn = int32(turn + opaque(cuda.gridDim.x))
 
     return scout

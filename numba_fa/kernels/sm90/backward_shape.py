@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from numba_fa.dispatch.key import NO_BIAS, DispatchKey
 from numba_fa.tile.layout import ATOM_COLUMNS, ATOM_ROW_BYTES, SWIZZLE_ALIGNMENT, round_up
 
-# Registers a thread of the producer's warpgroup and of the two consumers'.
-REGISTERS = (24, 240)
-
 # Barriers, in bytes from their start. Of two slots or consumers the second lies 8 bytes on. Ring slots hold Q first and
 # dO second, each with a FULL and an EMPTY; TOLD says that the slot's message is there (`backward_scout.py`).
 K_FULL, V_FULL, KV_EMPTY, DS_FULL, DS_EMPTY, DQ_FULL, DQ_EMPTY, DQ_MESSAGE = 0, 8, 16, 24, 40, 56, 72, 88
@@ -31,6 +28,15 @@ class BackwardShape:
     @property
     def threads(self) -> int:
         return 384
+
+    @property
+    def registers(self) -> tuple[int, int]:
+        """Registers a thread of the first warpgroup and of the consumers; in all what 384 threads are launched with, 168.
+
+        Masks whose verdicts on tiles take more than the consumers can spare leave these 232.
+        """
+        plain = self.key.mask in ("full", "causal", "document")
+        return (24, 240) if plain or self.key.head_dim > 192 else (40, 232)
 
     @property
     def split(self) -> bool:
