@@ -84,19 +84,7 @@ def attention(
         call, (q_at, k_at, v_at, out_at, _, *aux) = _checked_call(
             key, q, k, v, Given(mask, bias, sink_logits), scale, out, return_lse
         )
-    result, lse, lse_at = out, None, 0
-    if out is None:
-        result = call.new_out(q)
-        out_at = call.address(result)
-    if return_lse:
-        lse = call.new_lse(q)
-        lse_at = call.address(lse)
-    call.launch((q_at, k_at, v_at, out_at, lse_at, *aux), call.stream(q))
-    if out is not None:
-        call.wrote(out)
-    if call.finish is not None:
-        result, lse = call.finish(result), lse if lse is None else call.finish(lse)
-    return (result, lse) if return_lse else result
+    return call.run(q, out, return_lse, (q_at, k_at, v_at, out_at), aux)
 
 
 def plan(
@@ -153,6 +141,26 @@ class _Call:
     stream: Callable[[Any], int]
     wrote: Callable[[Any], None]
     finish: Callable[[Any], Any] | None
+
+    def run(self, q: Any, out: Any, return_lse: bool, places: tuple[int, ...], aux: Any) -> Any:
+        """Make what the caller did not give, launch, and return what `attention` returns.
+
+        places: addresses of q, k, v and out (0 where there is none); aux: of the arrays of mask, biases and sink_logits.
+        """
+        q_at, k_at, v_at, out_at = places
+        result, lse, lse_at = out, None, 0
+        if out is None:
+            result = self.new_out(q)
+            out_at = self.address(result)
+        if return_lse:
+            lse = self.new_lse(q)
+            lse_at = self.address(lse)
+        self.launch((q_at, k_at, v_at, out_at, lse_at, *aux), self.stream(q))
+        if out is not None:
+            self.wrote(out)
+        if self.finish is not None:
+            result, lse = self.finish(result), lse if lse is None else self.finish(lse)
+        return (result, lse) if return_lse else result
 
 
 # Calls by all that decides how they are made; the oldest go first.
