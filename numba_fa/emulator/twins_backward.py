@@ -1,4 +1,4 @@
-"""Twins of what the backward alone uses: `ptx/` bulk, fragment_columns, order, vector and wgmma_transposed."""
+"""Twins of what the backward alone uses: `ptx/` bulk, fragment_columns, order and vector, and `gemm_tt`."""
 
 from __future__ import annotations
 

@@ -44,11 +44,6 @@ def zeros(count: int) -> np.ndarray:
     return np.zeros(count, np.float32)
 
 
-def keep_below(count: int, fragment: np.ndarray, end0: int, end1: int) -> np.ndarray:
-    """-inf where a column is not below its row's end."""
-    return np.where(registers_of(count)[1] < _each_row(count, end0, end1, np.int64), np.asarray(fragment), _NEG_INF)
-
-
 def row_max(count: int, fragment: np.ndarray, start0: np.float32, start1: np.float32) -> tuple[Any, Any]:
     """Maximum of each row and its start; like max.f32, NaN only where all are NaN."""
     values = np.asarray(fragment)
@@ -106,4 +101,4 @@ def stmatrix(count: int, dtype: str, fragment: Any, row: int, atom: int, swizzle
     thread.block.threads.meet(("stmatrix", count, dtype), 32, (addresses, pack(count, dtype, fragment)), combine)
 
 
-TWINS = (zeros, keep_below, row_max, row_sum, exponential, scale_rows, pack, stmatrix)
+TWINS = (zeros, row_max, row_sum, exponential, scale_rows, pack, stmatrix)

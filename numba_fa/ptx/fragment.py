@@ -37,27 +37,6 @@ def make_zeros(count: int) -> Any:
     )  # fmt: skip
 
 
-def make_keep_below(count: int) -> Any:
-    """keep_below(fragment, end0, end1) -> fragment with -inf where a column is not below its row's end.
-
-    The ends are of the thread: the row's end less the tile's first column less 2 * (t % 4).
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        ends = [cast(builder, args[1], "r"), cast(builder, args[2], "r")]
-        kept = [
-            builder.select(
-                builder.icmp_signed("<", ir.Constant(I32, column_of(i)), ends[row_of(i)]),
-                value,
-                ir.Constant(F32, float("-inf")),
-            )
-            for i, value in enumerate(unpack(builder, args[0]))
-        ]
-        return pack(context, builder, signature.return_type, kept)
-
-    return make("keep_below", 3, lambda *_: floats(count), generate, parameters=(count,))
-
-
 def make_row_max(count: int) -> Any:
     """row_max(fragment, start0, start1) -> (max of row r0 and start0, max of row r1 and start1)."""
 
@@ -127,17 +106,21 @@ def make_stmatrix(count: int, dtype: str) -> Any:
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        row, atom, swizzle, half = [cast(builder, value, "r") for value in args[1:]]
-        packed = _packed(builder, unpack(builder, args[0]), dtype)
-        for j in range(count // 8):
-            chunk = builder.xor(builder.add(half, ir.Constant(I32, 2 * j % 8)), swizzle)
-            address = builder.add(row, builder.shl(chunk, ir.Constant(I32, 4)))
-            address = builder.add(address, builder.mul(atom, ir.Constant(I32, 2 * j // 8)))
-            text = "stmatrix.sync.aligned.m8n8.x4.shared.b16 [$0], {$1, $2, $3, $4};"
-            assembly(builder, VOID, [address, *packed[4 * j : 4 * j + 4]], text, "r,r,r,r,r,~{memory}", effects=True)
+        store_words(builder, _packed(builder, unpack(builder, args[0]), dtype), args[1:])
         return context.get_dummy_value()
 
     return make("stmatrix", 5, lambda *_: types.void, generate, parameters=(count, dtype))
+
+
+def store_words(builder: Any, words: list[Any], places: Any) -> None:
+    """Packed registers by stmatrix.x4; places: row_address, atom_bytes, swizzle, half, as of `make_stmatrix`."""
+    row, atom, swizzle, half = [cast(builder, value, "r") for value in places]
+    for j in range(len(words) // 4):
+        chunk = builder.xor(builder.add(half, ir.Constant(I32, 2 * j % 8)), swizzle)
+        address = builder.add(row, builder.shl(chunk, ir.Constant(I32, 4)))
+        address = builder.add(address, builder.mul(atom, ir.Constant(I32, 2 * j // 8)))
+        text = "stmatrix.sync.aligned.m8n8.x4.shared.b16 [$0], {$1, $2, $3, $4};"
+        assembly(builder, VOID, [address, *words[4 * j : 4 * j + 4]], text, "r,r,r,r,r,~{memory}", effects=True)
 
 
 def _packed(builder: Any, values: list[Any], dtype: str) -> list[Any]:

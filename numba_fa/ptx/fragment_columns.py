@@ -11,7 +11,7 @@ from typing import Any
 from numba.cuda import types
 
 from numba_fa.ptx.core import F32, I32, VOID, assembly, cast, floats, ir, make, pack, unpack
-from numba_fa.ptx.fragment import column_of, row_of
+from numba_fa.ptx.fragment import column_of, row_of, store_words
 from numba_fa.ptx.vector import SPLIT
 
 
@@ -72,14 +72,7 @@ def make_stmatrix_words(count: int) -> Any:
     """stmatrix_words(words, row_address, atom_bytes, swizzle, half): store `count` packed registers, as `stmatrix` does."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        row, atom, swizzle, half = [cast(builder, value, "r") for value in args[1:]]
-        words = unpack(builder, args[0])
-        for j in range(count // 4):
-            chunk = builder.xor(builder.add(half, ir.Constant(I32, 2 * j % 8)), swizzle)
-            address = builder.add(row, builder.shl(chunk, ir.Constant(I32, 4)))
-            address = builder.add(address, builder.mul(atom, ir.Constant(I32, 2 * j // 8)))
-            text = "stmatrix.sync.aligned.m8n8.x4.shared.b16 [$0], {$1, $2, $3, $4};"
-            assembly(builder, VOID, [address, *words[4 * j : 4 * j + 4]], text, "r,r,r,r,r,~{memory}", effects=True)
+        store_words(builder, unpack(builder, args[0]), args[1:])
         return context.get_dummy_value()
 
     return make("stmatrix_words", 5, lambda *_: types.void, generate, parameters=(count,))

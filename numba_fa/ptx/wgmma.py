@@ -23,6 +23,21 @@ def make_gemm_ss(n: int, steps: int, dtype: str, a_step: Callable[[int], int], b
 
     a_step(k), b_step(k): what step k adds to a descriptor, in units of 16 bytes. dtype: "f16" or "bf16".
     """
+    return _gemm_from_shared("gemm_ss", n, steps, dtype, a_step, b_step, transposed=0)
+
+
+def make_gemm_tt(n: int, steps: int, dtype: str, a_step: Callable[[int], int], b_step: Callable[[int], int]) -> Any:
+    """gemm(a_descriptor, b_descriptor) -> fragment = A^T @ B, A (k, 64) and B (k, n), both MN-major in shared memory.
+
+    Arguments as of `make_gemm_ss`.
+    """
+    return _gemm_from_shared("gemm_tt", n, steps, dtype, a_step, b_step, transposed=1)
+
+
+def _gemm_from_shared(
+    name: str, n: int, steps: int, dtype: str, a_step: Callable[[int], int], b_step: Callable[[int], int], transposed: int
+) -> Any:
+    """The product of two operands in shared memory; transposed: 1 where both lie across the summed axis."""
     count = n // 2
     registers = _registers(0, count)
     lines = [_OPEN, ".reg .pred zero;", "setp.ne.b32 zero, 0, 0;"]
@@ -31,7 +46,7 @@ def make_gemm_ss(n: int, steps: int, dtype: str, a_step: Callable[[int], int], b
             f"add.s64 da, ${count}, {a_step(k)};",
             f"add.s64 db, ${count + 1}, {b_step(k)};",
             f"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{dtype}.{dtype} {registers}, da, db, "
-            f"{'one' if k else 'zero'}, 1, 1, 0, 0;",
+            f"{'one' if k else 'zero'}, 1, 1, {transposed}, {transposed};",
         ]
     text = "\n".join([*lines, _CLOSE])
     constraints = ",".join(["=f"] * count + ["l", "l", "~{memory}"])
@@ -41,8 +56,7 @@ def make_gemm_ss(n: int, steps: int, dtype: str, a_step: Callable[[int], int], b
         result = assembly(builder, ir.LiteralStructType([F32] * count), descriptors, text, constraints, effects=True)
         return pack(context, builder, signature.return_type, unpack_struct(builder, result, count))
 
-    return make("gemm_ss", 2, lambda *_: floats(count), generate,
-                parameters=(n, steps, dtype, a_step, b_step))  # fmt: skip
+    return make(name, 2, lambda *_: floats(count), generate, parameters=(n, steps, dtype, a_step, b_step))
 
 
 def make_gemm_rs(n: int, steps: int, dtype: str, b_step: Callable[[int], int]) -> Any:

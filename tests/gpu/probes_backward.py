@@ -19,16 +19,15 @@ from numba_fa.ptx.integer import opaque, quotient
 from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.memory import float_to_bits, shared_address, st_shared_u32
 from numba_fa.ptx.order import ticket_set, ticket_wait
-from numba_fa.ptx.tma import bulk_commit_group, bulk_wait_group, fence_proxy_async, tensor_map
+from numba_fa.ptx.tma import bulk_commit_group, bulk_wait_group, fence_proxy_async
 from numba_fa.ptx.vector import ld_global_f32, load_words, make_add_quads, make_dot, make_load_quads, store_zero
-from numba_fa.ptx.wgmma import make_wait
-from numba_fa.ptx.wgmma_transposed import make_gemm_tt
+from numba_fa.ptx.wgmma import make_gemm_tt
 from numba_fa.tile.layout import mn_major_descriptor, mn_major_step
 from tests.gpu.probe import Probe
 from tests.gpu.probe_tools import dump_shared, make_gather, make_scatter
 from tests.gpu.probes_fragment import APPROXIMATE, COUNT, fragments, on_fragments, rows
 from tests.gpu.probes_memory import swizzled
-from tests.gpu.probes_wgmma import atoms_of, begin, boxed, fragments_of, integers, make_load
+from tests.gpu.probes_wgmma import atoms_of, begin, boxed, fragments_of, integers, make_load, product_kernel
 
 HALVES = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 QUADS, PIECE = 16, 2048  # registers stored as 16-byte pieces, a warpgroup's pieces side by side
@@ -260,27 +259,10 @@ def integer_probe():
 
 def tt_kernel(n, k, dtype):
     """out = fragments of a.T @ b; a (k, 64) and b (k, n)."""
-    ATOM, COUNT_OUT = k * 128, n // 2
-    BYTES = (1 + atoms_of(n)) * ATOM
-    MN_MAJOR = np.int64(mn_major_descriptor(ATOM))
-    gemm, wait = make_gemm_tt(n, k // 16, dtype, mn_major_step, mn_major_step), make_wait(COUNT_OUT, 0)
-    scatter, load_a, load_b = make_scatter(COUNT_OUT), make_load(k, 64), make_load(k, n)
-
-    def kernel(a, b, out):
-        base = int32((shared_address(cuda.shared.array(0, uint8)) + 1023) & ~1023)
-        barrier = int32(base + BYTES)
-        thread = int32(cuda.threadIdx.x)
-        begin(barrier, thread)
-        if thread == 0:
-            mbarrier_expect_tx(barrier, BYTES)
-            load_a(tensor_map(a), base, barrier)
-            load_b(tensor_map(b), base + ATOM, barrier)
-        mbarrier_wait(barrier, 0)
-        a_tile = MN_MAJOR | np.int64((base & 0x3FFFF) >> 4)
-        b_tile = MN_MAJOR | np.int64(((base + ATOM) & 0x3FFFF) >> 4)
-        scatter(out, thread * COUNT_OUT, wait(gemm(a_tile, b_tile)))
-
-    return KernelSource(kernel, ("tensor_map", "tensor_map", "float32*"), 128, 1024 + BYTES + 8)
+    ATOM = k * 128
+    gemm = make_gemm_tt(n, k // 16, dtype, mn_major_step, mn_major_step)
+    loads = make_load(k, 64), make_load(k, n)
+    return product_kernel(gemm, n // 2, mn_major_descriptor(ATOM), loads, ATOM, (1 + atoms_of(n)) * ATOM)
 
 
 def tt_probes():

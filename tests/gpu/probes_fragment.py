@@ -19,7 +19,6 @@ from numba_fa.ptx.elementwise import (
 )
 from numba_fa.ptx.fragment import (
     make_exponential,
-    make_keep_below,
     make_pack,
     make_row_max,
     make_row_sum,
@@ -72,7 +71,7 @@ def fragment_probes():
     second, column = rows()
     values = fragments()
     zeros, scale_rows = make_zeros(COUNT), make_scale_rows(COUNT)
-    keep_below, row_max, row_sum = make_keep_below(COUNT), make_row_max(COUNT), make_row_sum(COUNT)
+    row_max, row_sum = make_row_max(COUNT), make_row_sum(COUNT)
     exponential = make_exponential(COUNT)
 
     @device
@@ -80,13 +79,6 @@ def fragment_probes():
         return zeros()
 
     yield on_fragments("zeros", nothing, COUNT, np.zeros((32, COUNT)), values=values)
-
-    @device
-    def below(fragment, thread):
-        return keep_below(fragment, 2 * thread - 4, 50 - 3 * thread)
-
-    kept = np.where(column < np.where(second, 50 - 3 * thread, 2 * thread - 4), values, -np.inf)
-    yield on_fragments("keep_below", below, COUNT, kept, values=values)
 
     @device
     def scaled(fragment, thread):

@@ -68,29 +68,34 @@ def make_load(rows, columns):
     return load
 
 
-def ss_kernel(n, k, dtype):
-    """out = fragments of a @ b.T."""
-    A_ATOM, B_ATOM, COUNT = 64 * 128, n * 128, n // 2
-    A_BYTES, BYTES = atoms_of(k) * A_ATOM, atoms_of(k) * (A_ATOM + B_ATOM)
-    K_MAJOR = np.int64(k_major_descriptor())
-    gemm = make_gemm_ss(n, k // 16, dtype, lambda i: k_major_step(i, A_ATOM), lambda i: k_major_step(i, B_ATOM))
-    wait, scatter, load_a, load_b = make_wait(COUNT, 0), make_scatter(COUNT), make_load(64, k), make_load(n, k)
+def product_kernel(gemm, count, descriptor, loads, a_bytes, total):
+    """out = fragments of `count` registers of the product of a and b, both loaded into `total` bytes of shared memory."""
+    BITS, (load_a, load_b) = np.int64(descriptor), loads
+    wait, scatter = make_wait(count, 0), make_scatter(count)
 
     def kernel(a, b, out):
         base = int32((shared_address(cuda.shared.array(0, uint8)) + 1023) & ~1023)
-        barrier = int32(base + BYTES)
+        barrier = int32(base + total)
         thread = int32(cuda.threadIdx.x)
         begin(barrier, thread)
         if thread == 0:
-            mbarrier_expect_tx(barrier, BYTES)
+            mbarrier_expect_tx(barrier, total)
             load_a(tensor_map(a), base, barrier)
-            load_b(tensor_map(b), base + A_BYTES, barrier)
+            load_b(tensor_map(b), base + a_bytes, barrier)
         mbarrier_wait(barrier, 0)
-        a_tile = K_MAJOR | np.int64((base & 0x3FFFF) >> 4)
-        b_tile = K_MAJOR | np.int64(((base + A_BYTES) & 0x3FFFF) >> 4)
-        scatter(out, thread * COUNT, wait(gemm(a_tile, b_tile)))
+        a_tile = BITS | np.int64((base & 0x3FFFF) >> 4)
+        b_tile = BITS | np.int64(((base + a_bytes) & 0x3FFFF) >> 4)
+        scatter(out, thread * count, wait(gemm(a_tile, b_tile)))
 
-    return KernelSource(kernel, ("tensor_map", "tensor_map", "float32*"), 128, 1024 + BYTES + 8)
+    return KernelSource(kernel, ("tensor_map", "tensor_map", "float32*"), 128, 1024 + total + 8)
+
+
+def ss_kernel(n, k, dtype):
+    """out = fragments of a @ b.T."""
+    A_ATOM, B_ATOM = 64 * 128, n * 128
+    gemm = make_gemm_ss(n, k // 16, dtype, lambda i: k_major_step(i, A_ATOM), lambda i: k_major_step(i, B_ATOM))
+    loads, atoms = (make_load(64, k), make_load(n, k)), atoms_of(k)
+    return product_kernel(gemm, n // 2, k_major_descriptor(), loads, atoms * A_ATOM, atoms * (A_ATOM + B_ATOM))
 
 
 def rs_kernel(n, k, dtype):

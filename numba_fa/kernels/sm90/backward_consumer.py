@@ -38,8 +38,7 @@ from numba_fa.ptx.memory import ld_shared_u32, st_shared_u32
 from numba_fa.ptx.tma import fence_proxy_async
 from numba_fa.ptx.vector import make_add_quads
 from numba_fa.ptx.warp import bar_warp_sync
-from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_wait
-from numba_fa.ptx.wgmma_transposed import make_gemm_tt
+from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_gemm_tt, make_wait
 from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
 
 WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}

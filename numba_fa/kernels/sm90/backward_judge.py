@@ -63,7 +63,11 @@ def make_judge_t(count: int, program: Program, mask: str, *, fast: bool) -> tupl
 
 
 def _make_keep_t(count: int, program: Program, mask: str, fast: bool) -> Any:
-    """keep(scores, index, head, kv0, kv1, start, seqlen_q, seqlen_k, aux) -> scores, -inf where hidden or past the keys."""
+    """keep(scores, index, head, kv0, kv1, start, seqlen_q, seqlen_k, aux) -> scores, -inf where hidden or past the keys.
+
+    A causal mask and the end of the keys are one comparison. With rows past the end hidden by flags instead, and the causal
+    mask asked as any other, kernels with windows, prefixes and compound masks spilled 8 to 92 bytes.
+    """
     keep_from = make_keep_from(count)
     CAUSAL, PLAIN, visible = mask == "causal", mask in ("full", "causal"), program.visible
 
