@@ -22,7 +22,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/python -m numba_fa.demo
 
 lint: $(VENV)/test.stamp
-	$(BIN)/ruff check numba_fa reference tests
+	$(BIN)/ruff check numba_fa reference tests asv_bench
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -1,4 +1,4 @@
-"""`numba-fa`: what is here, what a call would run, compile, look inside, time the first call, run the demo."""
+"""`numba-fa`: what is here, what a call would run, compile, look inside, time, tune, run the demo."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numba_fa.kernels
@@ -141,6 +142,36 @@ def _first_call(options: Any) -> int:
     return report(options.dtype, options.head_dim, options.mask)
 
 
+def _bench(options: Any) -> int:
+    """Check, then time, our kernel and every installed peer on a named workload; needs torch."""
+    from numba_fa.testing import bench
+
+    if options.list:
+        bench.show()
+        return 0
+    picture = None if options.no_plot else Path(options.plot or f"bench-{options.workload}.png")
+    return bench.bench(options.workload, options.dtype, options.repeats, tuple(options.without), picture)
+
+
+def _tune(options: Any) -> int:
+    """Measure tiles on this GPU and keep the fastest in the user's own table, which calls then prefer; needs torch."""
+    from numba_fa.testing import tune
+
+    asked = tune.points(options.head_dims, options.masks, options.biases)
+    if options.list:
+        tune.show(asked)
+        return 0
+    command = (
+        f"numba-fa tune --head-dims {_joined(options.head_dims)} --masks {_joined(options.masks)} "
+        f"--biases {_joined(options.biases)} --seqlens {_joined(options.seqlens)} --repeats {options.repeats}"
+    )
+    return tune.tune(asked, options.seqlens, options.repeats, options.jobs, command)
+
+
+def _joined(values: Sequence[object]) -> str:
+    return " ".join(map(str, values))
+
+
 def _demo(options: Any) -> int:
     """Sentence similarity with every layer's attention computed here."""
     from numba_fa.demo.__main__ import main as demo
@@ -189,8 +220,32 @@ def _parser() -> argparse.ArgumentParser:
     first.add_argument("--dtype", default="bfloat16")
     first.add_argument("--head-dim", type=int, default=128)
     first.add_argument("--mask", default="causal", help="or a program of testing/programs.py, such as score_mod-alibi")
+    _add_bench(command("bench", _bench))
+    _add_tune(command("tune", _tune))
     command("demo", _demo, add_help=False)  # the demo parses its own arguments, --help among them
     return parser
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument("workload", nargs="?", default="llama-8b-prefill", help="one that --list names")
+    bench.add_argument("--list", action="store_true", help="print the workloads")
+    bench.add_argument("--dtype", default="bfloat16", choices=["float32", "float16", "bfloat16"])
+    bench.add_argument("--repeats", type=int, default=20)
+    bench.add_argument("--without", nargs="*", default=[], metavar="PEER", help="peers to leave out, such as FlexAttention")
+    bench.add_argument("--plot", metavar="FILE", help="where to draw (default: bench-WORKLOAD.png; needs matplotlib)")
+    bench.add_argument("--no-plot", action="store_true", help="draw nothing")
+
+
+def _add_tune(tune: argparse.ArgumentParser) -> None:
+    masks = ["full", "causal", "window", "padding", "document", "prefix"]
+    biases = ["none", "alibi", "dense", "softcap", "t5", "sink"]
+    tune.add_argument("--list", action="store_true", help="print the tiles that would be measured, and measure nothing")
+    tune.add_argument("--head-dims", type=int, nargs="+", default=[64, 128, 256])
+    tune.add_argument("--masks", nargs="+", default=["full", "causal"], choices=masks)
+    tune.add_argument("--biases", nargs="+", default=["none"], choices=biases)
+    tune.add_argument("--seqlens", type=int, nargs="+", default=[1024, 8192])
+    tune.add_argument("--repeats", type=int, default=20)
+    tune.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that compile")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ VARIABLES = {
     "NUMBA_FA_CACHE_DIR": "folder of compiled kernels (default: the platform's user cache folder)",
     "NUMBA_FA_CACHE": "0 keeps compiled kernels in memory only",
     "NUMBA_FA_CACHE_BYTES": "size at which the oldest compiled kernels are evicted (default 536870912)",
+    "NUMBA_FA_TUNING": "0 ignores the tiles that `numba-fa tune` measured on this GPU",
     "NUMBA_FA_BACKEND": "force one kernel family: cpu, simt or sm90",
 }
 
@@ -32,6 +33,11 @@ def cache_enabled() -> bool:
 def cache_bytes() -> int:
     """Bytes the store may hold."""
     return int(os.environ.get("NUMBA_FA_CACHE_BYTES", 512 << 20))
+
+
+def own_tuning() -> bool:
+    """Whether tiles that the user measured come before those of the table."""
+    return os.environ.get("NUMBA_FA_TUNING", "1") != "0"
 
 
 def backend() -> str | None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from numba_fa import env
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import NO_BIAS, DispatchKey
+from numba_fa.dispatch.measured import path_for
 from numba_fa.dispatch.registry import variants
+from numba_fa.dispatch.tuning import measured_tile, on_device
 from numba_fa.dispatch.variant import Variant
 from numba_fa.errors import UnsupportedError
 from numba_fa.problem.dtypes import DTYPES
@@ -36,6 +38,8 @@ class Explanation:
             f"  kernel   {self.key.slug}",
             f"  variant  {self.variant.name}",
         ]
+        if measured_tile(self.key, self.device):
+            lines.append(f"  tile     measured here: {path_for(self.device.name)}")
         return "\n".join(lines + [f"  not {name}: {'; '.join(why)}" for name, why in self.refused.items()])
 
 
@@ -48,7 +52,7 @@ def select(problem: Problem, device: Device) -> Explanation:
         if forced and variant.family != forced:
             reasons.append(f"NUMBA_FA_BACKEND is {forced}")
         if not reasons:
-            return Explanation(problem, device, variant, variant.configure(problem), refused)
+            return Explanation(problem, device, variant, on_device(variant.configure(problem), device), refused)
         refused[variant.name] = reasons
     summary = f"no kernel computes {problem.summary}"
     families = sorted({variant.family for variant in variants()})

@@ -1,19 +1,34 @@
-"""Tile shapes: a table with its date, GPU and command. The first row that fits a problem gives its tile."""
+"""Tile shapes: a table with its date, GPU and command. The first row that fits a problem gives its tile.
+
+What `numba-fa tune` measured on the GPU that a call runs on comes before the table; a computed default comes where the table
+has no row, and where the row's tile does not fit the GPU.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from numba_fa.dispatch import measured, tiles
+from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import NO_BIAS, DispatchKey
 from numba_fa.dispatch.variant import Variant
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a row's tile comes from: a measurement's date, device and command; without a date, what chose it."""
+
+    date: str | None
+    device: str
+    command: str
 
 
 @dataclass(frozen=True)
 class Row:
     """For `family`, head_dims up to `head_dim` and `mask` (None: any): block_m queries by block_n keys, stages deep.
 
-    biased: for calls with biases only, or for those without; None for either.
+    biased: for calls with biases only, or for those without; None for either. origin: where it comes from.
     """
 
     family: str
@@ -22,18 +37,23 @@ class Row:
     block_m: int
     block_n: int
     stages: int
+    origin: Origin
     biased: bool | None = None
 
 
+H200 = Origin("2026-11-24", "NVIDIA H200", "python -m numba_fa.testing.speed")
+TURING = Origin(None, "any GPU from Turing on", "fits 64 KB of shared memory")
+CORES = Origin("2026-11-24", "a CPU with two cores", "python -m numba_fa.testing.cpu_speed")
+
 TABLE = (
-    Row("sm90", 64, None, 192, 128, 4),
-    Row("sm90", 128, None, 128, 128, 2),
-    Row("sm90", 192, None, 128, 112, 2),
-    Row("sm90", 256, None, 128, 80, 2),
-    Row("simt", 64, None, 64, 64, 1),
-    Row("simt", 128, None, 32, 32, 1),
-    Row("simt", 256, None, 32, 16, 1),
-    Row("cpu", 256, None, 128, 64, 1),
+    Row("sm90", 64, None, 192, 128, 4, H200),
+    Row("sm90", 128, None, 128, 128, 2, H200),
+    Row("sm90", 192, None, 128, 112, 2, H200),
+    Row("sm90", 256, None, 128, 80, 2, H200),
+    Row("simt", 64, None, 64, 64, 1, TURING),
+    Row("simt", 128, None, 32, 32, 1, TURING),
+    Row("simt", 256, None, 32, 16, 1, TURING),
+    Row("cpu", 256, None, 128, 64, 1, CORES),
 )
 
 
@@ -42,12 +62,35 @@ AHEAD = ("full", "causal")
 
 
 def key_for(op: str, family: str, dtype: str, head_dim: int, mask: str, bias: str = NO_BIAS) -> DispatchKey:
-    """The key with the table's tile. `head_dim` is as compiled; mask and bias as in a slug."""
+    """The key with the table's tile, or a computed one. `head_dim` is as compiled; mask and bias as in a slug."""
     for row in TABLE:
         fits = row.family == family and head_dim <= row.head_dim and row.mask in (None, mask)
         if fits and row.biased in (None, bias != NO_BIAS):
             return DispatchKey(op, family, dtype, head_dim, mask, row.block_m, row.block_n, row.stages, bias)
-    raise LookupError(f"no tile for {family} head_dim {head_dim} {mask}")
+    tile = tiles.default_tile(family, head_dim)
+    if tile is None:
+        raise LookupError(f"no tile for {family} head_dim {head_dim} {mask}")
+    return DispatchKey(op, family, dtype, head_dim, mask, *tile, bias)
+
+
+def on_device(key: DispatchKey, device: Device) -> DispatchKey:
+    """The key with the tile that was measured on this very GPU, if any, and one that fits it, if its own does not."""
+    own = measured_tile(key, device)
+    if own is not None:
+        return tiles.with_tile(key, own)
+    needed = tiles.shared_bytes(key.family, key.head_dim, tiles.tile_of(key))
+    if needed <= (device.shared_bytes or needed):
+        return key
+    fitting = tiles.default_tile(key.family, key.head_dim, device.shared_bytes)
+    return tiles.with_tile(key, fitting) if fitting else key
+
+
+def measured_tile(key: DispatchKey, device: Device) -> tiles.Tile | None:
+    """The tile that the user's table for this GPU gives for calls like the key's, as long as it fits."""
+    table = None if device.arch == "cpu" else measured.table_for(device.name)
+    tile = table.tile_for(key) if table else None
+    limit = device.shared_bytes or tiles.MOST_BYTES
+    return tile if tile and tiles.fits(key.family, key.head_dim, tile, limit) else None
 
 
 def tuned_keys(variant: Variant) -> Iterator[DispatchKey]:

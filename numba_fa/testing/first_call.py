@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
 LIMITS = {"cold": 2.5, "warm": 0.3}
 
@@ -22,6 +23,17 @@ def report(dtype: str, head_dim: int, program: str) -> int:
     what = "attention() on a GPU" if device_count() else "obtaining the sm_90a kernel (no GPU here to run it)"
     print(f"first call, {what}: {dtype}, head_dim {head_dim}, {program}")
     late = 0
+    for state, measured in states(dtype, head_dim, program):
+        late += measured["call"] > LIMITS[state]
+        print(
+            f"  {state} store: {measured['call']:.3f} s beyond {measured['imports']:.2f} s of imports, limit "
+            f"{LIMITS[state]} s; Numba is{'' if measured['numba'] else ' not'} loaded"
+        )
+    return late
+
+
+def states(dtype: str, head_dim: int, program: str) -> Iterator[tuple[str, dict[str, float]]]:
+    """("cold", what `measure` found in a process of its own), then the same for "warm"."""
     with tempfile.TemporaryDirectory() as store:
         for state in ("cold", "warm"):
             command = [sys.executable, "-m", "numba_fa.testing.first_call", dtype, str(head_dim), program, state]
@@ -29,13 +41,7 @@ def report(dtype: str, head_dim: int, program: str) -> int:
             done = subprocess.run(command, capture_output=True, text=True, env=environment)
             if done.returncode:
                 raise RuntimeError(done.stderr)
-            measured = json.loads(done.stdout.splitlines()[-1])
-            late += measured["call"] > LIMITS[state]
-            print(
-                f"  {state} store: {measured['call']:.3f} s beyond {measured['imports']:.2f} s of imports, limit "
-                f"{LIMITS[state]} s; Numba is{'' if measured['numba'] else ' not'} loaded"
-            )
-    return late
+            yield state, json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(dtype: str, head_dim: int, program: str, state: str) -> dict[str, float | bool]:

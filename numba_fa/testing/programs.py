@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 import numba_fa
+from numba_fa.dispatch.key import NO_BIAS
 from numba_fa.problem.biases import Bias
-from numba_fa.problem.masks import Mask
+from numba_fa.problem.masks import Mask, mask_named
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ class Asked:
     mask: Mask | str = "full"
     biases: tuple[Bias, ...] = ()
     sink_logits: Any = None
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The mask's and the biases' names in a slug."""
+        names = [bias.name for bias in self.biases] + (["sink"] if self.sink_logits is not None else [])
+        return mask_named(self.mask).name, "+".join(names) or NO_BIAS
 
     def moved(self, move: Callable[[Any], Any]) -> Asked:
         """The same with `move(array)` in place of each array."""

@@ -7,7 +7,7 @@ instead of the tuning table's choice. Every workload has 16384 tokens and a hidd
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -48,18 +48,25 @@ def _rows(options: Any) -> list[tuple[int, str, str | None]]:
 
 
 def _row(head_dim: int, mask: str, slug: str | None, seqlen: int, options: Any) -> str:
+    name, times, flops = measure(head_dim, mask, slug, seqlen, options.dtype, options.peers, options.repeats)
+    rates = [flops / milliseconds / 1e9 for milliseconds in times.values()]
+    ratio = f"{rates[0] / max(rates[1:]):.3f}" if options.peers else ""
+    return f"| {name} | {seqlen} | " + " | ".join(f"{rate:.0f}" for rate in rates) + f" | {ratio} |"
+
+
+def measure(
+    head_dim: int, mask: str, slug: str | None, seqlen: int, dtype: str, peers: Sequence[str], repeats: int
+) -> tuple[str, dict[str, float], int]:
+    """(slug, milliseconds of numba_fa and of each peer, operations) of one point."""
     import torch
 
     batch, heads = TOKENS // seqlen, HIDDEN // head_dim
     shape = (batch, seqlen, heads, head_dim)
-    q, k, v = (torch.randn(shape, device="cuda", dtype=getattr(torch, options.dtype)) for _ in range(3))
+    q, k, v = (torch.randn(shape, device="cuda", dtype=getattr(torch, dtype)) for _ in range(3))
     name, functions = _ours(q, k, v, mask, slug)
-    functions |= {peer: _peer(peer, q, k, v, mask) for peer in options.peers}
-    times = median_time(functions, repeats=options.repeats)
-    flops = forward_flops(batch, heads, seqlen, seqlen, head_dim, head_dim, causal=mask == "causal")
-    rates = [flops / times[name] / 1e9 for name in functions]
-    ratio = f"{rates[0] / max(rates[1:]):.3f}" if options.peers else ""
-    return f"| {name} | {seqlen} | " + " | ".join(f"{rate:.0f}" for rate in rates) + f" | {ratio} |"
+    functions |= {peer: _peer(peer, q, k, v, mask) for peer in peers}
+    times = median_time(functions, repeats=repeats)
+    return name, times, forward_flops(batch, heads, seqlen, seqlen, head_dim, head_dim, causal=mask == "causal")
 
 
 def _ours(q: Any, k: Any, v: Any, mask: str, slug: str | None) -> tuple[str, dict[str, Callable[[], Any]]]:

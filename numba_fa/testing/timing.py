@@ -1,5 +1,6 @@
 """Times of functions on a CUDA device, made to be compared with each other."""
 import statistics
+import time
 
 # Larger than the L2 cache of any GPU so far (126 MB on B200): writing it leaves none of the inputs in cache.
 FLUSH_BYTES = 256 * 1024 * 1024
@@ -33,3 +34,17 @@ def median_time(functions, *, warmup=3, repeats=20):
         name: statistics.median(start.elapsed_time(end) for start, end in pairs[warmup:])
         for name, pairs in events.items()
     }
+
+
+def median_wall_time(functions, *, warmup=2, repeats=20):
+    """As `median_time` for functions that run on the CPU and return when done: the clock is the wall's, and
+    nothing is flushed. ValueError if repeats < 1."""
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    times = {name: [] for name in functions}
+    for _ in range(warmup + repeats):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(kept[warmup:]) for name, kept in times.items()}

@@ -56,7 +56,7 @@ def test_masks_and_biases_in_a_slug(mask, bias, middle):
 
 
 def test_a_tile_may_be_for_biased_calls_alone(monkeypatch):
-    rows = (tuning.Row("sm90", 256, None, 64, 64, 1, biased=True), *TABLE)
+    rows = (tuning.Row("sm90", 256, None, 64, 64, 1, tuning.H200, biased=True), *TABLE)
     monkeypatch.setattr(tuning, "TABLE", rows)
     assert key_for("fwd", "sm90", "bf16", 128, "causal", "alibi").block_m == 64
     assert key_for("fwd", "sm90", "bf16", 128, "causal").block_m == 128

@@ -1,0 +1,37 @@
+"""What the series share: points measured beforehand, and which kernels are watched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba_fa.dispatch.tuning import key_for
+
+HEAD_DIMS, MASKS = (64, 128, 256), ("full", "causal")
+SLUGS = [key_for("fwd", "sm90", "bf16", head_dim, mask).slug for head_dim in HEAD_DIMS for mask in MASKS]
+
+
+class Measured:
+    """Series over points that `setup_cache` measured: {parameters of a series: value}."""
+
+    timeout = 600
+
+    def setup(self, points: dict[Any, Any], *at: Any) -> None:
+        """Skip a point that was not measured."""
+        if at not in points:
+            raise NotImplementedError("not measured here")
+
+
+def has_gpu() -> bool:
+    """Whether there are a GPU and a torch that uses it."""
+    try:
+        import torch
+    except ImportError:
+        return False
+    return bool(torch.cuda.is_available())
+
+
+def has_torch() -> bool:
+    """Whether torch is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("torch") is not None

@@ -1,0 +1,65 @@
+"""Forward on a GPU by kernel and length: 16384 tokens, hidden size 2048, bfloat16; and the peers at the same points."""
+
+from __future__ import annotations
+
+from numba_fa.dispatch.key import DispatchKey
+
+from .common import SLUGS, Measured, has_gpu
+
+SEQLENS = [512, 2048, 16384]
+PEERS = ["cudnn", "fa2"]
+CELLS = {slug: f"d{key.head_dim} {key.mask}" for slug in SLUGS for key in [DispatchKey.parse(slug)]}
+
+
+def setup_cache():
+    """{(slug or cell, seqlen[, peer]): (milliseconds, operations)}."""
+    points = {}
+    if not has_gpu():
+        return points
+    from numba_fa.testing.speed import measure
+
+    for slug, cell in CELLS.items():
+        key = DispatchKey.parse(slug)
+        for seqlen in SEQLENS:
+            _, times, flops = measure(key.head_dim, key.mask, slug, seqlen, "bfloat16", PEERS, 20)
+            points[slug, seqlen] = times.pop("numba_fa"), flops
+            for peer, milliseconds in times.items():
+                points[peer, cell, seqlen] = milliseconds, flops
+    return points
+
+
+setup_cache.timeout = 600
+
+
+class Forward(Measured):
+    """Our kernels."""
+
+    params = [SLUGS, SEQLENS]
+    param_names = ["kernel", "seqlen"]
+
+    def track_us(self, points, *at):
+        """Microseconds."""
+        return round(points[at][0] * 1e3, 2)
+
+    track_us.unit = "us"
+
+    def track_tflops(self, points, *at):
+        """TFLOP/s: here more is better."""
+        milliseconds, flops = points[at]
+        return round(flops / milliseconds / 1e9, 2)
+
+    track_tflops.unit = "TFLOP/s"
+
+
+class Peers(Measured):
+    """cuDNN and FlashAttention 2, through torch's scaled_dot_product_attention."""
+
+    params = [PEERS, list(CELLS.values()), SEQLENS]
+    param_names = ["peer", "problem", "seqlen"]
+
+    def track_tflops(self, points, *at):
+        """TFLOP/s: here more is better."""
+        milliseconds, flops = points[at]
+        return round(flops / milliseconds / 1e9, 2)
+
+    track_tflops.unit = "TFLOP/s"

@@ -1,0 +1,58 @@
+"""What a call costs the host, torch arrays, from entry to enqueued: on a GPU, and this library's own Python anywhere."""
+
+from __future__ import annotations
+
+from .common import Measured, has_gpu, has_torch
+
+CALLS = [
+    "attention", "attention, lse", "attention, out given", "attention, padding", "attention, new declarations, alibi",
+    "Plan.run", "Plan.run, padding",
+]  # fmt: skip
+PEERS = ["torch SDPA"]
+
+
+def setup_cache():
+    """{("gpu" or "python", call): microseconds}."""
+    points = {}
+    if not has_torch():
+        return points
+    import torch
+
+    from numba_fa.testing.host_cost import cases, measure, pretended_gpu
+
+    if has_gpu():
+        for name, call in cases("cuda", 128, torch.bfloat16).items():
+            points["gpu", name] = measure(call, 100, torch.cuda.synchronize)
+    with pretended_gpu():
+        for name, call in cases("cpu", 128, torch.bfloat16).items():
+            points["python", name] = measure(call, 100, lambda: None)
+    return points
+
+
+setup_cache.timeout = 300
+
+
+class Host(Measured):
+    """gpu: a launch that launches; python: one that does nothing."""
+
+    params = [["gpu", "python"], CALLS]
+    param_names = ["launch", "call"]
+
+    def track_us(self, points, *at):
+        """Microseconds a call."""
+        return round(points[at], 4)
+
+    track_us.unit = "us"
+
+
+class Peers(Measured):
+    """torch's scaled_dot_product_attention."""
+
+    params = [["gpu"], PEERS]
+    param_names = ["launch", "call"]
+
+    def track_us(self, points, *at):
+        """Microseconds a call."""
+        return round(points[at], 4)
+
+    track_us.unit = "us"
