@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba_fa.api import attention
+from numba_fa.api import attention, deterministic_attention
 from numba_fa.errors import ProblemError, UnsupportedError
 from numba_fa.problem.biases import ALiBi, Bias, Softcap
 from numba_fa.problem.masks import Causal, Full, Mask, SlidingWindow
@@ -41,7 +41,8 @@ def flash_attn_func(
     mask = _mask(causal, window_size)
     biases: list[Bias] = [Softcap(softcap)] if softcap != 0.0 else []
     biases += [ALiBi(alibi_slopes)] if alibi_slopes is not None else []
-    result = attention(q, k, v, mask=mask, bias=biases or None, scale=softmax_scale, return_lse=return_attn_probs)
+    compute = deterministic_attention if deterministic else attention
+    result = compute(q, k, v, mask=mask, bias=biases or None, scale=softmax_scale, return_lse=return_attn_probs)
     return (*result, None) if return_attn_probs else result
 
 

@@ -85,6 +85,21 @@ class FromFunction(Declaration):
         return self._name  # type: ignore[attr-defined]
 
     @property
+    def word(self) -> str:
+        return self.name
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        return self.aux
+
+    @classmethod
+    def named(cls, name: str, aux: tuple[Any, ...]) -> Any:
+        """The declaration of a function that was declared under this name."""
+        twin = object.__new__(cls)
+        twin._set(FUNCTIONS[name].frozen, aux, name)
+        return twin
+
+    @property
     def tokens(self) -> tuple[str, ...]:
         return aux_tokens(self.aux)
 
