@@ -87,7 +87,7 @@ def attention(
         known = False
     if call is None or not known:
         if _is_seen(q, k, v, given := Given(mask, bias, sink_logits)):
-            return torch_calls.recorded(_operators().attention, q, k, v, given, scale, out, return_lse, False)
+            return torch_calls.recorded(_operators(), q, k, v, given, scale, out, return_lse, False)
         call, (q_at, k_at, v_at, out_at, _, *aux) = _checked_call(
             key, q, k, v, given, scale, out, return_lse
         )
@@ -100,7 +100,7 @@ def deterministic_attention(
 ) -> Any:  # fmt: skip
     """`attention`, whose gradients are bit-equal from run to run, as `attention_backward(..., deterministic=True)`'s."""
     if _is_seen(q, k, v, given := Given(mask, bias, sink_logits)):
-        return torch_calls.recorded(_operators().attention, q, k, v, given, scale, None, return_lse, True)
+        return torch_calls.recorded(_operators(), q, k, v, given, scale, None, return_lse, True)
     return attention(q, k, v, mask=mask, bias=bias, sink_logits=sink_logits, scale=scale, return_lse=return_lse)
 
 

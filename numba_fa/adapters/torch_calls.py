@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from numba_fa.adapters.arrays import library_of
 from numba_fa.adapters.given import Given, named
+from numba_fa.adapters.torch_ops import Operators
 from numba_fa.errors import ProblemError, UnsupportedError
 from numba_fa.problem.biases import biases_of
 from numba_fa.problem.flat import flat, parameters
@@ -15,12 +16,12 @@ from numba_fa.problem.problem import choice_faults
 
 
 def recorded(
-    operator: Any, q: Any, k: Any, v: Any, given: Given, scale: Any, out: Any, return_lse: bool, deterministic: bool
+    operators: Operators, q: Any, k: Any, v: Any, given: Given, scale: Any, out: Any, return_lse: bool, deterministic: bool
 ) -> Any:
     """What `attention` returns, as torch records it; ProblemError or UnsupportedError for what it cannot record."""
     chosen, biases = mask_named(given.mask), biases_of(given.bias)
     if chosen is None or biases is None:
-        raise ProblemError(choice_faults(given.mask, chosen, given.bias, biases))
+        raise _meant_nothing(given.mask, given.bias)
     if out is not None:
         raise UnsupportedError(
             "out is given for tensors whose gradients are recorded, or that are traced or cast by autocast; take the tensor "
@@ -29,7 +30,8 @@ def recorded(
     program, ints, floats, arrays = flat(chosen, biases)
     *arrays, sink = _tensors(chosen, biases, arrays, given.sink_logits)
     _refuse_lost_gradients(program, arrays, Given(chosen, biases, sink))
-    made = operator(
+    transformed = sys.modules["torch"]._C._are_functorch_transforms_active()
+    made = (operators.transformed if transformed else operators.attention)(
         q, k, v, arrays, sink, program, ints, floats, None if scale is None else float(scale), deterministic
     )
     return made if return_lse else made[0]
@@ -45,7 +47,7 @@ def traced(
     """
     chosen, biases = mask_named(mask), biases_of(bias)
     if chosen is None or biases is None:
-        raise ProblemError(choice_faults(mask, chosen, bias, biases))
+        _refuse(mask, bias)
     program, ints, floats, arrays = flat(chosen, biases)
     made, lse = sys.modules["torch"].ops.numba_fa.attention.default(
         q, k, v, arrays, sink_logits, program, ints, floats, None if scale is None else float(scale), deterministic
@@ -54,6 +56,17 @@ def traced(
         out.copy_(made)
         made = out
     return (made, lse) if return_lse else made
+
+
+def _meant_nothing(mask: Any, bias: Any) -> ProblemError:
+    return ProblemError(choice_faults(mask, mask_named(mask), bias, biases_of(bias)))
+
+
+def _refuse(mask: Any, bias: Any) -> NoReturn:
+    raise _meant_nothing(mask, bias)
+
+
+_refuse._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compile calls it instead of reading it
 
 
 def _tensors(mask: Any, biases: Any, arrays: list[Any], sink_logits: Any) -> list[Any]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from numba_fa.adapters import torch as tensors
+from numba_fa.adapters.torch_func import forward_of, gradients_of
 from numba_fa.adapters.torch_vmap import forward_vmap, gradients_vmap
 from numba_fa.errors import UnsupportedError
 from numba_fa.problem.flat import parameters, together
@@ -28,10 +29,14 @@ DEVICES = ("cpu", "cuda")
 
 
 class Operators(NamedTuple):
-    """The two operators, with their schemas as above. wanted: names of gradients ("q", "bias0", "sink") and commas."""
+    """The two operators, with their schemas as above. wanted: names of gradients ("q", "bias0", "sink") and commas.
+
+    transformed: `attention` for tensors that torch.func transforms.
+    """
 
     attention: Any
     attention_backward: Any
+    transformed: Callable[..., Any]
 
 
 @cache
@@ -42,23 +47,27 @@ def operators(forward: Callable[..., Any], backward: Callable[..., Any]) -> Oper
     library = _LIBRARIES[-1]
     for schema in (FORWARD, BACKWARD):
         library.define(schema)
-    ours = Operators(torch.ops.numba_fa.attention.default, torch.ops.numba_fa.attention_backward.default)
+    attention, attention_backward = torch.ops.numba_fa.attention.default, torch.ops.numba_fa.attention_backward.default
     for name, run in (("attention", _forward(torch, forward)), ("attention_backward", _backward(torch, backward))):
         for device in DEVICES:
             library.impl(name, run, device.upper())
     for device in DEVICES:
-        library.impl("attention", _autocast(torch, device, ours.attention), f"Autocast{device.upper()}")
+        library.impl("attention", _autocast(torch, device, attention), f"Autocast{device.upper()}")
     facts = {
-        "attention": (_empty_results(torch), _gradients(torch, ours), _save, forward_vmap(torch, ours.attention)),
+        "attention": (
+            _empty_results(torch), _backward_of(torch, attention_backward), _save, forward_vmap(torch, attention)
+        ),
         "attention_backward": (
-            _empty_gradients(torch), _refuse_twice, _save_nothing, gradients_vmap(torch, ours.attention_backward)
+            _empty_gradients(torch), _refuse_twice, _save_nothing, gradients_vmap(torch, attention_backward)
         ),
     }  # fmt: skip
     for name, (fake, backward_of, save, vmap) in facts.items():
         torch.library.register_fake(f"numba_fa::{name}", fake, lib=library)
         torch.library.register_autograd(f"numba_fa::{name}", backward_of, setup_context=save, lib=library)
         torch.library.register_vmap(f"numba_fa::{name}", vmap, lib=library)
-    return ours
+    gradients = gradients_of(torch, attention_backward, _refuse_twice)
+    transformed = forward_of(torch, attention, _save, partial(_backward_of, torch), gradients)
+    return Operators(attention, attention_backward, transformed)
 
 
 _LIBRARIES: list[Any] = []  # registrations last as long as these
@@ -148,18 +157,18 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, Any]) -> None:
     ctx.save_for_backward(q, k, v, *output, sink_logits, *arrays)
 
 
-def _gradients(torch: Any, ours: Operators) -> Callable[..., Any]:
+def _backward_of(torch: Any, attention_backward: Callable[..., Any]) -> Callable[..., Any]:
+    """What autograd calls: only gradients that are needed are computed."""
+
     def backward(ctx: Any, dout: Any, dlse: Any) -> tuple[Any, ...]:
         q, k, v, out, lse, sink_logits, *arrays = ctx.saved_tensors
         program, ints, floats, scale, deterministic = ctx.rest
-        needs = dict(zip(("q", "k", "v", "arrays", "sink"), ctx.needs_input_grad))
-        of_arrays, numbers = needs.pop("arrays"), parameters(program)
-        needs |= {name: of_arrays[index] for name, index in numbers.items()}
-        names = [name for name, needed in needs.items() if needed]
+        numbers = parameters(program)
+        names = _needed(ctx, numbers)
         found: dict[str, Any] = {}
         if names and not (dout is None and dlse is None):
             dout = torch.zeros_like(out) if dout is None else dout
-            made = ours.attention_backward(
+            made = attention_backward(
                 dout, dlse, q, k, v, out, lse, arrays, sink_logits, program, ints, floats, scale, ",".join(names),
                 deterministic,
             )  # fmt: skip
@@ -171,6 +180,16 @@ def _gradients(torch: Any, ours: Operators) -> Callable[..., Any]:
         return (*[found.get(name) for name in "qkv"], darrays, found.get("sink"), None, *nothing, None, None)
 
     return backward
+
+
+def _needed(ctx: Any, numbers: dict[str, int]) -> list[str]:
+    """Names of the gradients that autograd needs; of arrays only parameters have one."""
+    of_q, of_k, of_v, of_arrays, of_sink, *_ = ctx.needs_input_grad
+    lost = [index for index, needed in enumerate(of_arrays) if needed and index not in numbers.values()]
+    if lost:
+        raise UnsupportedError("a tensor that a user's function or a mask reads requires grad; attention has none of it")
+    needs = {"q": of_q, "k": of_k, "v": of_v, **{name: of_arrays[i] for name, i in numbers.items()}, "sink": of_sink}
+    return [name for name, needed in needs.items() if needed]
 
 
 def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Any]) -> None:
