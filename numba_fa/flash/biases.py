@@ -42,19 +42,23 @@ def t5_thresholds(buckets: int, max_distance: int) -> tuple[int, list[int]]:
     return exact, borders
 
 
-@lru_cache
-def make_t5(buckets: int, max_distance: int, bidirectional: bool) -> Callable[..., float]:
-    """The T5 bias for one table size: score + table[bucket of the key's relative position, h]."""
+def t5_bucket(buckets: int, max_distance: int, bidirectional: bool) -> str:
+    """Statements that set `bucket` to that of a key's position relative to the query's."""
     side = buckets // 2 if bidirectional else buckets
     exact, borders = t5_thresholds(side, max_distance)
     # One expression: a loop over borders would mix integer types.
     steps = "".join(f" + (distance >= {border})" for border in borders)
     ahead = f"{side} * (kv_idx > q_idx + offset)" if bidirectional else "0"
     distance = "abs(q_idx + offset - kv_idx)" if bidirectional else "max(q_idx + offset - kv_idx, 0)"
+    return f"    distance = {distance}\n    bucket = min(distance, {exact}){steps} + {ahead}\n"
+
+
+@lru_cache
+def make_t5(buckets: int, max_distance: int, bidirectional: bool) -> Callable[..., float]:
+    """The T5 bias for one table size: score + table[bucket of the key's relative position, h]."""
     code = (
         "def t5(score, b, h, q_idx, kv_idx, offset, table):\n"
-        f"    distance = {distance}\n"
-        f"    bucket = min(distance, {exact}){steps} + {ahead}\n"
+        f"{t5_bucket(buckets, max_distance, bidirectional)}"
         "    return score + table[bucket, h]\n"
     )
     scope: dict[str, Callable[..., float]] = {}
@@ -62,12 +66,16 @@ def make_t5(buckets: int, max_distance: int, bidirectional: bool) -> Callable[..
     return scope["t5"]
 
 
+def t5_facts(name: str) -> tuple[int, int, bool]:
+    """(buckets, max_distance, bidirectional) of a T5 bias's name."""
+    _, buckets, max_distance, way = name.split("_")
+    return int(buckets), int(max_distance), way == "b"
+
+
 DEVICE_BIASES = {"alibi": alibi, "dense": dense, "softcap": softcap}
 
 
 def bias_named(name: str) -> Callable[..., float]:
     """The function of a built-in bias by its name in a slug: "alibi", "dense_bf16", "t5_32_128_b", "softcap"."""
-    kind, *facts = name.split("_")
-    if kind == "t5":
-        return make_t5(int(facts[0]), int(facts[1]), facts[2] == "b")
-    return DEVICE_BIASES[kind]
+    kind = name.partition("_")[0]
+    return make_t5(*t5_facts(name)) if kind == "t5" else DEVICE_BIASES[kind]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from numba_fa.flash.bias_gradients import parameter_rule
 from numba_fa.flash.biases import bias_named
 from numba_fa.flash.masks import DEVICE_MASKS, block_reach, block_whole, unknown_reach, unknown_whole
 from numba_fa.problem.functions import FUNCTIONS, UserFunction
@@ -47,18 +48,59 @@ def make_program(mask: str, bias: str, jit: Callable[[Callable[..., Any]], Any])
     lines = [f"    score = {writer.bias(name)}" for name in names if name != "sink"]
     sink = writer.place if "sink" in names else None
 
-    def function(name: str, arguments: str, body: str) -> Any:
-        exec(f"def {name}({arguments}, aux):\n{body}", scope)
-        return jit(scope[name])
-
     return Program(
-        visible=function("visible", _VISIBLE, f"    return {visible}"),
-        reach=function("reach", _REACH, reach + "    return kv_idx"),
-        whole=function("whole", _WHOLE, f"    return {whole}"),
-        modify=function("modify", f"score, {_VISIBLE}", "\n".join([*lines, "    return score"])) if lines else None,
+        visible=writer.function("visible", _VISIBLE, f"    return {visible}"),
+        reach=writer.function("reach", _REACH, reach + "    return kv_idx"),
+        whole=writer.function("whole", _WHOLE, f"    return {whole}"),
+        modify=writer.changes("modify", lines),
         sink=sink,
         users=users,
         full=mask == "full",
+    )
+
+
+@dataclass(frozen=True)
+class BiasSlice:
+    """Bias n of a key among the others, for the gradient of its parameter. Functions end in `aux`, as a Program's.
+
+    With g the gradient of what all biases make of the score, and s = until(scaled score, ...), that of the parameter's
+    element place(...) is the sum of g * d after / d s * factor(...) over all positions.
+
+    until(score, b, h, q_idx, kv_idx, aux) -> score: the biases up to n, n too. after(score, b, h, q_idx, kv_idx, aux) ->
+    score: those after n; None when there is none. factor(b, h, q_idx, kv_idx, aux) and place(b, h, q_idx, kv_idx, aux):
+    as of `ParameterRule`. argument: the place of the parameter in aux. users: as a Program's.
+    """
+
+    until: Any
+    after: Any
+    factor: Any
+    place: Any
+    argument: int
+    users: dict[str, Any]
+
+
+def make_bias_slice(mask: str, bias: str, n: int, jit: Callable[[Callable[..., Any]], Any]) -> BiasSlice | None:
+    """Bias number n of a key's `bias` text; None when it has no parameter to learn. `jit`: as of `make_program`."""
+    users: dict[str, Any] = {}
+    writer = _Writer({}, users, jit)
+    writer.mask(iter(mask.split("+")))
+    names = [name for name in bias.split("+") if name != "sink"]
+    rule = parameter_rule(names[n])
+    if rule is None:
+        return None
+    lines, starts = [], []
+    for name in names:
+        starts.append(writer.place)
+        lines.append(f"    score = {writer.bias(name)}")
+    writer.place = starts[n]
+    aux = writer.take(rule.factor.__code__.co_argcount - 4)
+    return BiasSlice(
+        until=writer.changes("until", lines[: n + 1]),
+        after=writer.changes("after", lines[n + 1 :]),
+        factor=writer.function("factor", _VISIBLE, f"    return {writer.call(rule.factor, _VISIBLE, aux)}"),
+        place=writer.function("place", _VISIBLE, f"    return {writer.call(rule.place, _VISIBLE, aux)}"),
+        argument=starts[n] + rule.argument,
+        users=users,
     )
 
 
@@ -75,31 +117,40 @@ class _Writer:
             parts = [self.mask(names) for _ in range(int(name[3:]))]
             return self._together(name[:3], parts)
         if name == "block":
-            table = self._take(block_reach.__code__.co_argcount - 5)
+            table = self.take(block_reach.__code__.co_argcount - 5)
             visible, _, _ = self.mask(names)
             return (
                 visible,
-                f"    kv_idx = {self._call(block_reach, _REACH, table)}\n",
-                self._call(block_whole, _WHOLE, table),
+                f"    kv_idx = {self.call(block_reach, _REACH, table)}\n",
+                self.call(block_whole, _WHOLE, table),
             )
         if name in FUNCTIONS:
             user = FUNCTIONS[name]
-            seen = self._call_user(user, _VISIBLE, self._take(len(user.tokens)))
+            seen = self._call_user(user, _VISIBLE, self.take(len(user.tokens)))
             reach, whole = unknown_reach, unknown_whole
             aux = ""
         else:
             mask = DEVICE_MASKS[name]
-            aux = self._take(mask.arity)
-            seen, reach, whole = self._call(mask.visible, _VISIBLE, aux), mask.reach, mask.whole
-        return seen, f"    kv_idx = {self._call(reach, _REACH, aux)}\n", self._call(whole, _WHOLE, aux)
+            aux = self.take(mask.arity)
+            seen, reach, whole = self.call(mask.visible, _VISIBLE, aux), mask.reach, mask.whole
+        return seen, f"    kv_idx = {self.call(reach, _REACH, aux)}\n", self.call(whole, _WHOLE, aux)
+
+    def function(self, name: str, arguments: str, body: str) -> Any:
+        """A function of `arguments` and aux over those in `scope`."""
+        exec(f"def {name}({arguments}, aux):\n{body}", self.scope)
+        return self.jit(self.scope[name])
+
+    def changes(self, name: str, lines: list[str]) -> Any:
+        """A function of what statements make of `score`; None when there are none."""
+        return self.function(name, f"score, {_VISIBLE}", "\n".join([*lines, "    return score"])) if lines else None
 
     def bias(self, name: str) -> str:
         """The call of one bias on `score`."""
         if name in FUNCTIONS:
             user = FUNCTIONS[name]
-            return self._call_user(user, f"score, {_VISIBLE}", self._take(len(user.tokens)))
+            return self._call_user(user, f"score, {_VISIBLE}", self.take(len(user.tokens)))
         function = bias_named(name)
-        return self._call(function, f"score, {_VISIBLE}", self._take(function.__code__.co_argcount - 5))
+        return self.call(function, f"score, {_VISIBLE}", self.take(function.__code__.co_argcount - 5))
 
     def _together(self, how: str, parts: list[tuple[str, str, str]]) -> tuple[str, str, str]:
         visible, reaches, whole = zip(*parts)
@@ -114,12 +165,12 @@ class _Writer:
         lines.append(f"    kv_idx = max({ends})\n")
         return f"({' | '.join(visible)})", "".join(lines), f"({' or '.join(whole)})"
 
-    def _take(self, count: int) -> str:
+    def take(self, count: int) -> str:
         """The next `count` launch arguments as call arguments."""
         start, self.place = self.place, self.place + count
         return "".join(f", aux[{i}]" for i in range(start, self.place))
 
-    def _call(self, function: Callable[..., Any], arguments: str, aux: str) -> str:
+    def call(self, function: Callable[..., Any], arguments: str, aux: str) -> str:
         name = f"_f{len(self.scope)}"
         self.scope[name] = self.jit(function)
         return f"{name}({arguments}{aux})"
