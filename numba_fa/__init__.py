@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from numba_fa.api import attention, explain, plan
+    from numba_fa.backward import Gradients, attention_backward
     from numba_fa.blocks import block_mask
     from numba_fa.compat import flash_attn_func
     from numba_fa.emulator.call import emulate
@@ -34,6 +35,8 @@ _HOMES = {
     "attention": "api",
     "explain": "api",
     "plan": "api",
+    "Gradients": "backward",
+    "attention_backward": "backward",
     "block_mask": "blocks",
     "flash_attn_func": "compat",
     "emulate": "emulator.call",
@@ -50,9 +53,10 @@ _HOMES = {
 }
 
 __all__ = [
-    "ALiBi", "All", "Any", "BlockMask", "Causal", "CompileError", "DenseBias", "Document", "Full", "KeyPadding",
-    "LaunchError", "MaskMod", "PrefixLM", "ProblemError", "ScoreMod", "SlidingWindow", "Softcap", "StoreWarning", "T5Bias",
-    "UnsupportedError", "attention", "block_mask", "emulate", "explain", "flash_attn_func", "plan",
+    "ALiBi", "All", "Any", "BlockMask", "Causal", "CompileError", "DenseBias", "Document", "Full", "Gradients",
+    "KeyPadding", "LaunchError", "MaskMod", "PrefixLM", "ProblemError", "ScoreMod", "SlidingWindow", "Softcap",
+    "StoreWarning", "T5Bias", "UnsupportedError", "attention", "attention_backward", "block_mask", "emulate",
+    "explain", "flash_attn_func", "plan",
 ]  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def _env(options: Any) -> None:
 
 def _list(options: Any) -> None:
     """Variants and, with --keys, every tuned kernel."""
-    for variant in variants():
+    for variant in (*variants("fwd"), *variants("bwd")):
         dims = variant.head_dims
         print(
             f"{variant.name}: {', '.join(variant.dtypes)}; head_dim {dims[0]} to {dims[-1]} in steps of {dims.step}; "

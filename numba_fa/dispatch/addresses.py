@@ -38,7 +38,7 @@ def with_addresses(problem: Problem, arrays: Arrays, addresses: Sequence[int]) -
     """The same at other addresses: of q, k, v, out, lse, and of mask's, biases' and sink's arrays."""
     views = [arrays.q, arrays.k, arrays.v, arrays.out, arrays.lse]
     moved = [view and replace(view, pointer=at) for view, at in zip(views, addresses)]
-    return _with_aux(problem, iter(addresses[FIRST_AUX:])), Arrays(*moved)  # type: ignore[arg-type]
+    return with_aux(problem, iter(addresses[FIRST_AUX:])), Arrays(*moved)  # type: ignore[arg-type]
 
 
 def aux_views(problem: Problem) -> list[ArrayView]:
@@ -47,7 +47,9 @@ def aux_views(problem: Problem) -> list[ArrayView]:
     return views + ([problem.sink_logits] if problem.sink_logits else [])
 
 
-def _with_aux(problem: Problem, addresses: Iterator[int]) -> Problem:
+def with_aux(problem: Problem, addresses: Iterator[int]) -> Problem:
+    """The problem with its mask's, biases' and sink's arrays at the next of these addresses."""
+
     def moved(view: ArrayView) -> ArrayView:
         return replace(view, pointer=next(addresses))
 

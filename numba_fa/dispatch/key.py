@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _SLUG = re.compile(
-    r"(?P<op>fwd|block)-(?P<family>\w+)-(?P<dtype>\w+)-d(?P<head_dim>\d+)-(?P<mask>[\w+]+)(?:-(?P<bias>[\w+]+))?"
+    r"(?P<op>fwd|block|bwd(?:_[a-z]+\d*)?)-(?P<family>\w+)-(?P<dtype>\w+)-d(?P<head_dim>\d+)-(?P<mask>[\w+]+)(?:-(?P<bias>[\w+]+))?"
     r"-m(?P<block_m>\d+)n(?P<block_n>\d+)s(?P<stages>\d+)"
 )
 _NUMBERS = ("head_dim", "block_m", "block_n", "stages")
@@ -17,6 +17,8 @@ NO_BIAS = "none"
 @dataclass(frozen=True, slots=True)
 class DispatchKey:
     """Names one specialised kernel. Values that can be launch arguments (lengths, scale) are not in it.
+
+    op: "fwd", "bwd", "block", or one of the other kernels of a backward, "bwd_" and its name, maybe with a bias's number.
 
     head_dim: as compiled, padded to what the family's instructions take. block_m: queries a tile. block_n: keys a
     tile. stages: depth of the key/value ring (1: no ring). mask: names in prefix order joined by "+", such as
@@ -28,6 +30,8 @@ class DispatchKey:
     128
     >>> DispatchKey.parse('fwd-sm90-bf16-d128-causal-softcap+alibi-m128n128s2').bias
     'softcap+alibi'
+    >>> DispatchKey.parse('bwd_det-sm90-bf16-d128-causal-m64n128s2').op
+    'bwd_det'
     """
 
     op: str

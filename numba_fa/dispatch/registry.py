@@ -16,23 +16,26 @@ def register(variant: Variant) -> None:
         raise ValueError(f"variant {variant.name!r} is registered already")
 
 
-def variants(op: str = "fwd") -> tuple[Variant, ...]:
-    """The variants of an operation, in the order of preference."""
-    return tuple(variant for variant in _VARIANTS.values() if variant.op == op)
+def variants(task: str = "fwd") -> tuple[Variant, ...]:
+    """The variants that are chosen from for a task, "fwd" or "bwd", in the order of preference."""
+    return tuple(variant for variant in _VARIANTS.values() if variant.task == task)
 
 
 def variant_of(key: DispatchKey) -> Variant:
     """The variant whose kernel `key` specialises; KeyError when there is none."""
-    for variant in variants(key.op):
+    op = key.op.rstrip("0123456789")  # which bias, if any
+    there = [variant for variant in _VARIANTS.values() if variant.op == op]
+    for variant in there:
         if variant.family == key.family:
             return variant
-    raise KeyError(f"no variant makes {key.slug}; families: {', '.join(v.family for v in variants(key.op))}")
+    raise KeyError(f"no variant makes {key.slug}; families: {', '.join(v.family for v in there)}")
 
 
-def keys(families: tuple[str, ...] = ("sm90", "simt")) -> Iterator[DispatchKey]:
-    """Every key that the variants of `families` are tuned for."""
+def keys(
+    families: tuple[str, ...] = ("sm90", "simt"), tasks: tuple[str, ...] = ("fwd", "bwd")
+) -> Iterator[DispatchKey]:
+    """Every key that the variants of `families` for `tasks` are tuned for, each once."""
     from numba_fa.dispatch.tuning import tuned_keys
 
-    for variant in _VARIANTS.values():
-        if variant.family in families:
-            yield from tuned_keys(variant)
+    chosen = [variant for task in tasks for variant in variants(task) if variant.family in families]
+    yield from dict.fromkeys(key for variant in chosen for key in tuned_keys(variant))

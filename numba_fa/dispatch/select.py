@@ -43,31 +43,37 @@ class Explanation:
         return "\n".join(lines + [f"  not {name}: {'; '.join(why)}" for name, why in self.refused.items()])
 
 
-def select(problem: Problem, device: Device) -> Explanation:
-    """The first variant that computes `problem` on `device`; UnsupportedError names every variant's reasons."""
+def select(problem: Problem, device: Device, task: str = "fwd", deterministic: bool = False) -> Explanation:
+    """The first variant that computes `problem` on `device`; UnsupportedError names every variant's reasons.
+
+    task: "fwd" or "bwd". deterministic: only variants whose results are bit-equal from run to run.
+    """
     refused: dict[str, list[str]] = {}
     forced = env.backend()
-    for variant in variants():
+    for variant in variants(task):
         reasons = variant.not_supported(problem, device)
+        if deterministic and not variant.deterministic:
+            reasons.append("it adds up in no fixed order")
         if forced and variant.family != forced:
             reasons.append(f"NUMBA_FA_BACKEND is {forced}")
         if not reasons:
             return Explanation(problem, device, variant, on_device(variant.configure(problem), device), refused)
         refused[variant.name] = reasons
-    summary = f"no kernel computes {problem.summary}"
-    families = sorted({variant.family for variant in variants()})
+    what = {"fwd": "", "bwd": "the gradients of "}[task]
+    summary = f"no kernel computes {what}{problem.summary}"
+    families = sorted({variant.family for variant in variants(task)})
     if forced and forced not in families:
         summary += f"; NUMBA_FA_BACKEND is {forced}, allowed: {', '.join(families)}"
-    raise UnsupportedError(summary, refused, _nearest(problem, device, forced))
+    raise UnsupportedError(summary, refused, _nearest(problem, device, forced, task))
 
 
-def _nearest(problem: Problem, device: Device, forced: str | None) -> str | None:
+def _nearest(problem: Problem, device: Device, forced: str | None, task: str) -> str | None:
     """The closest cell that a variant on this device declares: fewest changes, then dtype by size, then head_dim.
 
     None when the very cell is declared: then sizes or alignment stand in the way, of which the reasons tell.
     """
     best: tuple[tuple[int, int, int], str] | None = None
-    for variant in variants():
+    for variant in variants(task):
         if variant.family not in device.families or (forced and variant.family != forced):
             continue
         rank, cell = _closest(problem, variant)

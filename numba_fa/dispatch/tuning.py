@@ -75,6 +75,8 @@ def key_for(op: str, family: str, dtype: str, head_dim: int, mask: str, bias: st
 
 def on_device(key: DispatchKey, device: Device) -> DispatchKey:
     """The key with the tile that was measured on this very GPU, if any, and one that fits it, if its own does not."""
+    if key.op != "fwd":  # what is measured, and what `tiles` counts
+        return key
     own = measured_tile(key, device)
     if own is not None:
         return tiles.with_tile(key, own)
@@ -87,7 +89,7 @@ def on_device(key: DispatchKey, device: Device) -> DispatchKey:
 
 def measured_tile(key: DispatchKey, device: Device) -> tiles.Tile | None:
     """The tile that the user's table for this GPU gives for calls like the key's, as long as it fits."""
-    table = None if device.arch == "cpu" else measured.table_for(device.name)
+    table = None if device.arch == "cpu" or key.op != "fwd" else measured.table_for(device.name)
     tile = table.tile_for(key) if table else None
     limit = device.shared_bytes or tiles.MOST_BYTES
     return tile if tile and tiles.fits(key.family, key.head_dim, tile, limit) else None
@@ -95,10 +97,10 @@ def measured_tile(key: DispatchKey, device: Device) -> tiles.Tile | None:
 
 def tuned_keys(variant: Variant) -> Iterator[DispatchKey]:
     """Every key that a problem of `variant` with a mask of `AHEAD` and no biases can lead to, each once."""
-    step = 16 if variant.family == "sm90" else variant.head_dims.step
     seen = dict.fromkeys(
-        key_for(variant.op, variant.family, dtype, -(-head_dim // step) * step, mask)
+        key
         for dtype, head_dim, mask, bias in variant.cells()
         if mask in AHEAD and bias == NO_BIAS
+        for key in variant.stages(variant.key_for(dtype, head_dim, mask, NO_BIAS), frozenset("qkv"))
     )
     yield from seen

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from numba_fa.dispatch.device import Device
@@ -31,6 +31,39 @@ class Arrays:
     def lse_pointer(self) -> int:
         """Address of lse; 0 says to a kernel that it is not wanted."""
         return self.lse.pointer if self.lse else 0
+
+
+# Names of gradients: "q", "k", "v", "sink", and "bias0" on for those biases that have parameters.
+Wanted = frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class GradientArrays:
+    """A backward's arrays. q, k, v, out, dout: (batch, seqlen, heads, head_dim); lse: float32 (batch, heads, seqlen_q).
+
+    dlse, like lse: the gradient of the LSE, if it has one. Results, None where not wanted: dq, dk, dv like q, k, v; dsink,
+    float32 (heads,); dbias, one entry a bias, float32, broadcast as the bias's own array is among its launch arguments.
+    rooms: addresses by name, each a multiple of 16, of memory that the kernels use between them.
+    """
+
+    q: ArrayView
+    k: ArrayView
+    v: ArrayView
+    out: ArrayView
+    dout: ArrayView
+    lse: ArrayView
+    dlse: ArrayView | None = None
+    dq: ArrayView | None = None
+    dk: ArrayView | None = None
+    dv: ArrayView | None = None
+    dsink: ArrayView | None = None
+    dbias: tuple[ArrayView | None, ...] = ()
+    rooms: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dlse_pointer(self) -> int:
+        """Address of dlse; 0 where the LSE has no gradient."""
+        return self.dlse.pointer if self.dlse else 0
 
 
 # Users' functions and biases compute with positions as float32, by a trick that is exact below this (docs/adr/0008).
@@ -64,9 +97,15 @@ class Variant:
 
     masks, biases: kinds; sink: whether it takes sink_logits. head_dims: supported values. alignment: bytes that must
     divide every address and stride. source: "module:factory", imported only to compile. signature(dtype): kinds of the
-    kernel's own parameters, as in `jit.TOKENS`. configure, grid and arguments turn a problem into a key, a launch grid
-    and the values of these. programmed: whether the kernel takes, last, what mask, biases and sink_logits pass;
-    program(problem) gives that. limits: further reasons against a problem.
+    kernel's own parameters, as in `jit.TOKENS`. key_for(dtype, head_dim, mask, bias) gives a key, of mask and bias as in
+    slugs; grid and arguments turn a problem into a launch grid and the values of the parameters, from `Arrays` or
+    `GradientArrays`. programmed: whether the kernel takes, last, what mask, biases and sink_logits pass;
+    program(problem) gives that. limits: further reasons against a problem. task: what it is chosen for, "fwd" or "bwd";
+    by default its op.
+
+    Of a backward: deterministic, whether results are bit-equal from run to run. along(wanted): gradients that are made
+    along with those wanted, and need room. stages(key, wanted): the keys of all its kernels in order, its own
+    among them; rooms(problem, key, wanted): bytes of each room that they use between them, by name.
     """
 
     name: str
@@ -78,14 +117,26 @@ class Variant:
     alignment: int
     source: str
     signature: Callable[[str], tuple[str, ...]]
-    configure: Callable[[Problem], DispatchKey]
+    key_for: Callable[[str, int, str, str], DispatchKey]
     grid: Callable[[Problem, DispatchKey, Device], tuple[int, int, int]]
-    arguments: Callable[[Problem, DispatchKey, Arrays], tuple[Any, ...]]
+    arguments: Callable[[Problem, DispatchKey, Any], tuple[Any, ...]]
     limits: Callable[[Problem], list[str]] = lambda problem: []
     biases: tuple[str, ...] = ()
     sink: bool = False
     programmed: bool = False
     program: Callable[[Problem], tuple[Any, ...]] = lambda problem: problem.program_arguments
+    task: str = ""
+    deterministic: bool = True
+    along: Callable[[Wanted], Wanted] = lambda wanted: wanted
+    stages: Callable[[DispatchKey, Wanted], tuple[DispatchKey, ...]] = lambda key, wanted: (key,)
+    rooms: Callable[[Problem, DispatchKey, Wanted], Mapping[str, int]] = lambda problem, key, wanted: {}
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "task", self.task or self.op)
+
+    def configure(self, problem: Problem) -> DispatchKey:
+        """The key of the kernel for a problem."""
+        return self.key_for(problem.dtype.name, problem.head_dim, problem.mask.name, problem.bias_name)
 
     def not_supported(self, problem: Problem, device: Device) -> list[str]:
         """Why this variant does not compute `problem` on `device`; empty when it does."""

@@ -4,7 +4,13 @@ from numba_fa.dispatch.registry import register
 from numba_fa.kernels.common.variant import BLOCK_TABLE
 from numba_fa.kernels.cpu.variant import FORWARD as FORWARD_CPU
 from numba_fa.kernels.simt.variant import FORWARD as FORWARD_SIMT
+from numba_fa.kernels.sm90.backward_variant import BACKWARD as BACKWARD_SM90
+from numba_fa.kernels.sm90.backward_variant import DETERMINISTIC, FINISH, PREPROCESS
 from numba_fa.kernels.sm90.variant import FORWARD as FORWARD_SM90
 
-for _variant in (FORWARD_SM90, FORWARD_SIMT, FORWARD_CPU, BLOCK_TABLE):
+for _variant in (
+    FORWARD_SM90, FORWARD_SIMT, FORWARD_CPU,
+    BACKWARD_SM90, DETERMINISTIC,
+    PREPROCESS, FINISH, BLOCK_TABLE,
+):  # fmt: skip
     register(_variant)

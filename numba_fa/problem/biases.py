@@ -11,6 +11,7 @@ from math import isfinite
 from numbers import Real
 from typing import Any, ClassVar
 
+from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.declared import (
     Declaration,
     Sizes,
@@ -27,7 +28,17 @@ _MOST_FLOAT32 = float.fromhex("0x1.fffffep127")
 
 
 class Bias(Declaration):
-    """What happens to a scaled score, scale * q.k, or to what the biases before made of it."""
+    """What happens to a scaled score, scale * q.k, or to what the biases before made of it.
+
+    parameter: the field with the array that has a gradient, "" where there is none.
+    """
+
+    parameter: ClassVar[str] = ""
+
+    def gradient_view(self, array: ArrayView, problem: Sizes) -> ArrayView:
+        """Its parameter's gradient, an array of the parameter's shape, broadcast as the parameter among the arguments."""
+        arguments = self.with_arrays(iter([array])).arguments(problem)
+        return next(value for value in arguments if isinstance(value, ArrayView))
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +47,7 @@ class ALiBi(Bias):
 
     slopes: Any
     kind: ClassVar[str] = "alibi"
+    parameter: ClassVar[str] = "slopes"
     ARRAYS: ClassVar[tuple[str, ...]] = ("slopes",)
 
     @property
@@ -61,6 +73,7 @@ class DenseBias(Bias):
 
     array: Any
     kind: ClassVar[str] = "dense"
+    parameter: ClassVar[str] = "array"
     ARRAYS: ClassVar[tuple[str, ...]] = ("array",)
 
     @property
@@ -100,6 +113,7 @@ class T5Bias(Bias):
     max_distance: int = 128
     bidirectional: bool = True
     kind: ClassVar[str] = "t5"
+    parameter: ClassVar[str] = "table"
     ARRAYS: ClassVar[tuple[str, ...]] = ("table",)
 
     @property

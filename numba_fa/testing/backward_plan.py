@@ -1,47 +1,46 @@
-"""The Hopper backward launched by itself, before `api` knows of it: its kernels compiled, loaded and run in order."""
+"""A backward with a chosen main kernel and grid on torch's CUDA tensors, whose kernels can be run one by one."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
-
-from numba_fa.build.launch import make_launch
-from numba_fa.build.loader import load
-from numba_fa.dispatch.device import Device
-from numba_fa.dispatch.key import DispatchKey
-from numba_fa.kernels.sm90.backward_run import STAGES, Gradients, main_key, rows_bytes, sums_bytes, tiles_of
-from numba_fa.problem.tokens import tokens_of
 
 
 class BackwardPlan:
-    """The three kernels, compiled and loaded, for one problem (`problem/problem.py`) on one device."""
+    """The Hopper backward of q, k, v with the library's own out and LSE. results: dq, dk, dv; at first NaN."""
 
-    def __init__(self, problem: Any, device: Device, key: DispatchKey | None = None, grid: int | None = None) -> None:
-        """key: the main kernel's, the table's by default. grid: its blocks, as many as is best by default."""
-        self.problem = problem
-        self.key = key or main_key(problem.dtype.name, problem.head_dim, problem.mask.name, problem.bias_name)
-        self._launches = []
-        for stage in STAGES:
-            stage_key = stage.key(self.key)
-            program = tokens_of(stage_key.mask, stage_key.bias) if stage.programmed else ()
-            blocks = (grid, 1, 1) if grid and stage.name == "bwd" else stage.grid(problem, stage_key, device)
-            kernel: Any = load(stage_key, stage, device)  # type: ignore[arg-type]
-            self._launches.append((stage, stage_key, make_launch(kernel, stage.signature + program, blocks, device)))
+    def __init__(self, q: Any, k: Any, v: Any, dout: Any, mask: str, op: str = "bwd", grid: int | None = None) -> None:
+        """op: the main kernel's kind, "bwd", "bwd_det" or "bwd_red". grid: its blocks, as many as is best by default."""
+        import torch
 
-    @property
-    def rows_bytes(self) -> int:
-        return rows_bytes(self.problem, self.key)
+        import numba_fa
+        from numba_fa.adapters.arrays import library_of
+        from numba_fa.backward import plan_for
+        from numba_fa.dispatch.variant import GradientArrays
+        from numba_fa.kernels.sm90.backward_variant import BACKWARD
+        from numba_fa.problem.problem import Problem
 
-    @property
-    def sums_bytes(self) -> int:
-        return sums_bytes(self.problem, self.key)
+        library = library_of(q)
+        self.inputs = (q, k, v, dout, *numba_fa.attention(q, k, v, mask=mask, return_lse=True))
+        at_q, at_k, at_v, at_dout, at_out, at_lse = map(library.view, self.inputs)
+        self._problem = Problem.from_views(at_q, at_k, at_v, mask=mask)
+        self.key = replace(BACKWARD.configure(self._problem), op=op)
+        variant = replace(BACKWARD, op=op)
+        if grid is not None:
+            variant = replace(variant, grid=lambda problem, key, device: (grid, 1, 1))
+        self._plan = plan_for(self._problem, variant, self.key, frozenset("qkv"))
+        self.results = [torch.full_like(x, float("nan")) for x in (q, k, v)]
+        self.rooms = {
+            name: torch.empty(size, dtype=torch.uint8, device=q.device) for name, size in self._plan.rooms.items()
+        }
+        rooms = {name: room.data_ptr() for name, room in self.rooms.items()}
+        dq, dk, dv = map(library.view, self.results)
+        self._arrays = GradientArrays(at_q, at_k, at_v, at_out, at_dout, at_lse, dq=dq, dk=dk, dv=dv, rooms=rooms)
+        self._plans: dict[tuple[str, ...], Any] = {}
+        self._stream = lambda: library.stream(q)
 
-    @property
-    def tickets(self) -> int:
-        return tiles_of(self.problem, self.key)
-
-    def run(self, arrays: Gradients, stream: int, only: tuple[str, ...] = ()) -> None:
-        """Launch the kernels, or `only` those named, on a stream. Allocates no device memory."""
-        for stage, key, launch in self._launches:
-            if not only or stage.name in only:
-                arguments = stage.arguments(self.problem, key, arrays)
-                launch(arguments + self.problem.program_arguments if stage.programmed else arguments, stream)
+    def run(self, only: tuple[str, ...] = ()) -> None:
+        """Launch the kernels, or `only` those of these ops, on the current stream. Allocates no device memory."""
+        kernels = tuple(kernel for kernel in self._plan.kernels if not only or kernel.key.op in only)
+        plan = self._plans.get(only) or self._plans.setdefault(only, replace(self._plan, kernels=kernels))
+        plan.run(self._problem, self._arrays, self._stream())

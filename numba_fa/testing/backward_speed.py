@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
+from numba_fa.testing.backward_plan import BackwardPlan
 from numba_fa.testing.flops import forward_flops
 from numba_fa.testing.timing import median_time
 
@@ -56,44 +56,6 @@ def main() -> None:
             print(_row(head_dim, mask, seqlen, grids, options), flush=True)
 
 
-def prepare(
-    q: Any, k: Any, v: Any, dout: Any, mask: str, grid: int | None = None, op: str = "bwd"
-) -> tuple[Any, dict[str, Any], Any]:
-    """(plan, its arrays by name, run(only=())) of a backward whose out and LSE the library's own forward makes.
-
-    op: which main kernel, as its key names it.
-    """
-    import torch
-
-    import numba_fa
-    from numba_fa.adapters.arrays import library_of
-    from numba_fa.dispatch.device import device_of
-    from numba_fa.kernels.sm90.backward_run import Gradients, main_key
-    from numba_fa.problem.problem import Problem
-    from numba_fa.testing.backward_plan import BackwardPlan
-
-    out, lse = numba_fa.attention(q, k, v, mask=mask, return_lse=True)
-    view = library_of(q).view
-    problem = Problem.from_views(view(q), view(k), view(v), mask=mask)
-    key = replace(main_key(problem.dtype.name, problem.head_dim, problem.mask.name), op=op)
-    plan = BackwardPlan(problem, device_of(problem.device), key, grid)
-    arrays = {name: torch.full_like(x, float("nan")) for name, x in (("dq", q), ("dk", k), ("dv", v))}
-    arrays |= {
-        "rows": torch.empty(plan.rows_bytes, dtype=torch.uint8, device="cuda"),
-        "sums": torch.empty(plan.sums_bytes, dtype=torch.uint8, device="cuda"),
-        "tickets": torch.empty(plan.tickets, dtype=torch.int32, device="cuda"),
-        "inputs": (q, k, v, out, dout, lse),
-    }
-    results = [arrays[name] for name in ("dq", "dk", "dv")]
-    rows, sums, tickets = (arrays[name].data_ptr() for name in ("rows", "sums", "tickets"))
-    views = Gradients(*map(view, (q, k, v, out, dout, lse, *results)), rows, sums, tickets if op == "bwd_det" else 0)
-
-    def run(only: tuple[str, ...] = ()) -> None:
-        plan.run(views, library_of(q).stream(q), only)
-
-    return plan, arrays, run
-
-
 def _error(
     batch: int, seqlen_q: int, seqlen_k: int, heads: int, heads_kv: int, head_dim: int, mask: str, dtype: str,
     op: str = "bwd",
@@ -105,13 +67,13 @@ def _error(
     shapes = [(batch, n, h, head_dim) for n, h in ((seqlen_q, heads), (seqlen_k, heads_kv))]
     q, dout = (torch.randn(shapes[0], device="cuda", dtype=getattr(torch, dtype)) for _ in range(2))
     k, v = (torch.randn(shapes[1], device="cuda", dtype=getattr(torch, dtype)) for _ in range(2))
-    _, arrays, run = prepare(q, k, v, dout, mask, op=op)
-    run()
+    plan = BackwardPlan(q, k, v, dout, mask, op)
+    plan.run()
     if op == "bwd_det":
-        first = arrays["dq"].clone()
+        first = plan.results[0].clone()
         for _ in range(20):
-            run()
-            if not torch.equal(first, arrays["dq"]):
+            plan.run()
+            if not torch.equal(first, plan.results[0]):
                 raise SystemExit("dq differs between runs of the deterministic kernel")
     leaves = [x.float().requires_grad_() for x in (q, k, v)]
     group = heads // heads_kv
@@ -125,8 +87,7 @@ def _error(
     else:
         weights = scores.softmax(-1)
     truths = torch.autograd.grad((weights @ vf).transpose(1, 2), leaves, dout.float())
-    results = [arrays[name].float() for name in ("dq", "dk", "dv")]
-    return [((a - b).norm() / b.norm().clamp_min(1e-3)).item() for a, b in zip(results, truths)]
+    return [((a.float() - b).norm() / b.norm().clamp_min(1e-3)).item() for a, b in zip(plan.results, truths)]
 
 
 def _row(head_dim: int, mask: str, seqlen: int, grids: list[str], options: Any) -> str:
@@ -135,16 +96,16 @@ def _row(head_dim: int, mask: str, seqlen: int, grids: list[str], options: Any) 
     batch, heads = TOKENS // seqlen, HIDDEN // head_dim
     shape = (batch, seqlen, heads, head_dim)
     q, k, v, dout = (torch.randn(shape, device="cuda", dtype=getattr(torch, options.dtype)) for _ in range(4))
-    plan, _, run = prepare(q, k, v, dout, mask)
-    functions: dict[str, Callable[[], Any]] = {"numba_fa": run}
+    plan = BackwardPlan(q, k, v, dout, mask)
+    functions: dict[str, Callable[[], Any]] = {"numba_fa": plan.run}
     tiles = -(-seqlen // plan.key.block_n) * heads * batch
     for name in grids:
         blocks = tiles if name == "tiles" else min(tiles, torch.cuda.get_device_properties(0).multi_processor_count)
-        functions[name] = prepare(q, k, v, dout, mask, blocks)[2]
-    functions |= {op: prepare(q, k, v, dout, mask, op=op)[2] for op in options.ops}
+        functions[name] = BackwardPlan(q, k, v, dout, mask, grid=blocks).run
+    functions |= {op: BackwardPlan(q, k, v, dout, mask, op).run for op in options.ops}
     functions |= {peer: _peer(peer, q, k, v, dout, mask) for peer in options.peers}
     for name in ("bwd_pre", "bwd", "bwd_fin"):
-        functions[name] = lambda name=name: run((name,))  # type: ignore[misc]
+        functions[name] = lambda name=name: plan.run((name,))  # type: ignore[misc]
     times = median_time(functions, repeats=options.repeats)
     flops = 2.5 * forward_flops(batch, heads, seqlen, seqlen, head_dim, head_dim, causal=mask == "causal")
     rates = {name: flops / time / 1e9 for name, time in times.items()}

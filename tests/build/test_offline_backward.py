@@ -6,14 +6,14 @@ import pytest
 
 from numba_fa.build.compiler import compile_kernel
 from numba_fa.build.inspect import find_disassembler, sass
-from numba_fa.kernels.sm90.backward_run import STAGES, main_key
+from numba_fa.kernels.sm90.backward_variant import BACKWARD, FINISH, PREPROCESS, main_key
 from numba_fa.tile.layout import SHARED_LIMIT
-
-PREPROCESS, MAIN, FINISH = STAGES
 
 
 def compiled(stage, key):
-    return compile_kernel(stage.key(key), stage.factory(), "sm_90a")
+    before, main, after = BACKWARD.stages(key, frozenset("qkv"))
+    own = {"bwd_pre": before, "bwd_fin": after}.get(stage.op, main)
+    return compile_kernel(own, stage.factory(), "sm_90a")
 
 
 def assert_lean(artifact):
@@ -24,13 +24,13 @@ def assert_lean(artifact):
 @pytest.mark.parametrize("mask", ["full", "causal"])
 @pytest.mark.parametrize("head_dim", [16, 64, 80, 128, 144, 192, 256])
 def test_main_kernel(head_dim, mask):
-    assert_lean(compiled(MAIN, main_key("fp16" if head_dim % 64 else "bf16", head_dim, mask)))
+    assert_lean(compiled(BACKWARD, main_key("fp16" if head_dim % 64 else "bf16", head_dim, mask)))
 
 
 @pytest.mark.parametrize("op", ["bwd_det", "bwd_red"])
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 def test_other_ways_to_sum_up_dq(head_dim, op):
-    artifact = compiled(MAIN, replace(main_key("bf16", head_dim, "causal"), op=op))
+    artifact = compiled(BACKWARD, replace(main_key("bf16", head_dim, "causal"), op=op))
     assert artifact.spill_stores <= 8  # the scout's, once a tile of keys
 
 
@@ -41,7 +41,7 @@ def test_other_ways_to_sum_up_dq(head_dim, op):
      ("causal", "softcap"), ("causal", "softcap+alibi"), ("full", "t5_32_128_b")],
 )  # fmt: skip
 def test_masks_and_biases(head_dim, mask, bias):
-    artifact = compiled(MAIN, main_key("bf16", head_dim, mask, bias))
+    artifact = compiled(BACKWARD, main_key("bf16", head_dim, mask, bias))
     if head_dim == 256 and mask not in ("full", "causal", "document"):
         assert artifact.spill_stores <= 24  # the scout's, once a tile of keys
     else:
@@ -58,7 +58,7 @@ def test_small_kernels(stage, head_dim):
 
 @pytest.mark.skipif(find_disassembler() is None, reason="no disassembler here")
 def test_machine_code_holds_tensor_core_and_bulk_instructions():
-    code = sass(compiled(MAIN, main_key("bf16", 128, "causal")))
+    code = sass(compiled(BACKWARD, main_key("bf16", 128, "causal")))
     for instruction in ("HGMMA.64x64x16.F32.BF16", "HGMMA.64x128x16.F32.BF16", "UTMALDG.4D", "UTMASTG.4D", "UBLKCP",
                         "UBLKRED", "STSM.16.M88.4", "MUFU.EX2", "USETMAXREG"):  # fmt: skip
         assert instruction in code, instruction

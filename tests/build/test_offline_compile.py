@@ -14,7 +14,7 @@ from numba_fa.dispatch.tuning import key_for
 from numba_fa.errors import CompileError
 
 
-@pytest.mark.parametrize("key", list(keys(("sm90",))), ids=str)
+@pytest.mark.parametrize("key", list(keys(("sm90",), ("fwd",))), ids=str)
 def test_sm90_key_has_no_spill_and_no_stack(key):
     artifact = artifact_for(key, variant_of(key), "sm_90a")
     assert (artifact.stack, artifact.spill_stores, artifact.spill_loads) == (0, 0, 0)

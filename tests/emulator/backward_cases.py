@@ -8,8 +8,9 @@ import ml_dtypes
 import numpy as np
 
 from numba_fa.dispatch.device import Device
+from numba_fa.dispatch.variant import GradientArrays
 from numba_fa.emulator import GlobalMemory, TensorMap, run_kernel
-from numba_fa.kernels.sm90.backward_run import STAGES, Gradients, main_key, rows_bytes, sums_bytes, tiles_of
+from numba_fa.kernels.sm90.backward_variant import BACKWARD, FINISH, PREPROCESS, main_key, rooms
 from tests.emulator.attention_cases import DTYPES
 from tests.kernels.programs import Sizes, causal, full
 
@@ -104,18 +105,15 @@ def emulate(problem, arrays, *, tile=None, op="bwd", blocks=None, dlse=None, see
         key = replace(key, block_m=tile[0], block_n=tile[1], stages=tile[2])
     memory = GlobalMemory()
     sizes = SimpleNamespace(**case._asdict(), scale=case.scale)
-    rows = np.full(rows_bytes(sizes, key) // 4, np.nan, np.float32)
-    sums = np.full(sums_bytes(sizes, key) // 4, np.nan, np.float32)
-    tickets = np.full(tiles_of(sizes, key), -1, np.int32)
+    room = {name: np.full(size // 4, np.nan, np.float32) for name, size in rooms(sizes, key).items()}
     dq, dk, dv = (np.full_like(x, np.nan) for x in (arrays.q, arrays.k, arrays.v))
-    views = Gradients(
-        *[_view(x, memory) for x in (arrays.q, arrays.k, arrays.v, arrays.out, arrays.dout, arrays.lse, dq, dk, dv)],
-        memory.pointer(rows), memory.pointer(sums), memory.pointer(tickets) if op == "bwd_det" else 0,
-        None if dlse is None else _view(dlse, memory),
+    views = GradientArrays(
+        *[_view(x, memory) for x in (arrays.q, arrays.k, arrays.v, arrays.out, arrays.dout, arrays.lse)],
+        None if dlse is None else _view(dlse, memory), *[_view(x, memory) for x in (dq, dk, dv)],
+        rooms={name: memory.pointer(array) for name, array in room.items()},
     )  # fmt: skip
     device = Device("emulated", 0, "sm_90a", 132)
-    for stage in STAGES:
-        stage_key = stage.key(key)
+    for stage, stage_key in zip((PREPROCESS, BACKWARD, FINISH), BACKWARD.stages(key, frozenset("qkv")), strict=True):
         arguments = [_argument(value) for value in stage.arguments(sizes, stage_key, views)]
         arguments += problem.aux if stage.programmed else ()
         grid = (blocks, 1, 1) if blocks and stage.programmed else stage.grid(sizes, stage_key, device)

@@ -1,47 +1,19 @@
 """On a GPU: the Hopper backward against float64 gradients, under every mask and bias; repeats bit-equal where promised."""
 
-import dataclasses
-import os
-
 import numpy as np
 import pytest
 
 import numba_fa
 import reference
+from numba_fa.testing.backward_plan import BackwardPlan
 from numba_fa.testing.inputs import LAYOUTS, random_qkv
 from tests.gpu.arrays import to_numpy, to_torch
 
 torch = pytest.importorskip("torch")
-ASKED = os.environ.get("NUMBA_FA_BACKWARD") == "1"
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not ASKED, reason="one case has run on a GPU so far")]
+pytestmark = pytest.mark.gpu
 
 # batch, seqlen_q, seqlen_k, heads, heads_kv
 SHAPES = [(1, 1, 1, 2, 2), (2, 1, 77, 2, 1), (2, 197, 333, 6, 2), (1, 211, 40, 3, 1), (1, 384, 256, 2, 2)]
-
-
-class Backward:
-    """The three kernels for torch arrays, with out and LSE of the library's own forward."""
-
-    def __init__(self, q, k, v, dout, mask="full", op="bwd"):
-        from numba_fa.adapters.arrays import library_of
-        from numba_fa.dispatch.device import device_of
-        from numba_fa.kernels.sm90.backward_run import Gradients, main_key
-        from numba_fa.problem.problem import Problem
-        from numba_fa.testing.backward_plan import BackwardPlan
-
-        view = library_of(q).view
-        self.out, self.lse = numba_fa.attention(q, k, v, mask=mask, return_lse=True)
-        problem = Problem.from_views(view(q), view(k), view(v), mask=mask)
-        key = dataclasses.replace(main_key(problem.dtype.name, problem.head_dim, problem.mask.name), op=op)
-        plan = BackwardPlan(problem, device_of(problem.device), key)
-        self.results = [torch.full_like(x, float("nan")) for x in (q, k, v)]
-        sizes = (plan.rows_bytes, plan.sums_bytes, 4 * plan.tickets)
-        rows, sums, tickets = self.rooms = [torch.empty(size, dtype=torch.uint8, device="cuda") for size in sizes]
-        views = Gradients(
-            *map(view, (q, k, v, self.out, dout, self.lse, *self.results)), rows.data_ptr(), sums.data_ptr(),
-            tickets.data_ptr() if op == "bwd_det" else 0,
-        )  # fmt: skip
-        self.run = lambda: plan.run(views, library_of(q).stream(q))
 
 
 def arrays_of(shape, head_dim, dtype, layout="bshd"):
@@ -65,7 +37,7 @@ def check(arrays, results, mask, dtype):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_gradients(shape, head_dim, mask, dtype):
     arrays = arrays_of(shape, head_dim, dtype)
-    backward = Backward(*map(to_torch, arrays), mask)
+    backward = BackwardPlan(*map(to_torch, arrays), mask)
     backward.run()
     check(arrays, backward.results, mask, dtype)
 
@@ -75,7 +47,7 @@ def test_gradients(shape, head_dim, mask, dtype):
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 def test_layouts_and_ways_to_sum_up(op, head_dim, layout):
     arrays = arrays_of(SHAPES[2], head_dim, "bfloat16", layout)
-    backward = Backward(*map(to_torch, arrays), "causal", op)
+    backward = BackwardPlan(*map(to_torch, arrays), "causal", op)
     backward.run()
     check(arrays, backward.results, "causal", "bfloat16")
 
@@ -88,7 +60,7 @@ def test_a_thousand_repeats(op, head_dim, mask):
     generator = torch.Generator("cuda").manual_seed(0)
     shape = (2, 1024, 6, head_dim)
     q, k, v, dout = (torch.randn(shape, generator=generator, device="cuda", dtype=torch.bfloat16) for _ in range(4))
-    backward = Backward(q, k, v, dout, mask, op)
+    backward = BackwardPlan(q, k, v, dout, mask, op)
     backward.run()
     firsts, differing = [x.clone() for x in backward.results], torch.zeros(3, device="cuda")
     for _ in range(1000):
@@ -102,6 +74,6 @@ def test_a_thousand_repeats(op, head_dim, mask):
 
 def test_a_gradient_of_the_lse_and_nothing_seen():
     arrays = arrays_of((1, 300, 40, 2, 2), 64, "bfloat16")
-    backward = Backward(*map(to_torch, arrays), "causal")
+    backward = BackwardPlan(*map(to_torch, arrays), "causal")
     backward.run()
     assert np.all(to_numpy(backward.results[0]).astype(np.float32)[:, :260] == 0)

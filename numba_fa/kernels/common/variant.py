@@ -29,7 +29,7 @@ BLOCK_TABLE = Variant(
     alignment=1,
     source="numba_fa.kernels.common.block_table:make_block_table",
     signature=lambda dtype: SIGNATURE,
-    configure=_unused,
+    key_for=_unused,
     grid=_unused,
     arguments=_unused,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import partial
 
 import numpy as np
 
@@ -41,11 +42,6 @@ def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[obje
     return (*views, numpy_view(arrays.lse) if arrays.lse else None, problem.scale)
 
 
-def _configure(problem: Problem) -> DispatchKey:
-    dtype, mask, bias = problem.dtype.name, problem.mask.name, problem.bias_name
-    return key_for("fwd", "cpu", dtype, problem.head_dim, mask, bias)
-
-
 def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
     return (1, 1, 1)
 
@@ -60,7 +56,7 @@ FORWARD = Variant(
     alignment=1,
     source="numba_fa.kernels.cpu.forward:forward_of",
     signature=lambda dtype: (),
-    configure=_configure,
+    key_for=partial(key_for, "fwd", "cpu"),
     grid=_grid,
     arguments=_arguments,
     program=lambda problem: (numpy_arguments(problem.program_arguments),),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
@@ -17,11 +18,6 @@ def signature(dtype: str) -> tuple[str, ...]:
     """Parameter kinds: q, k, v, out, lse; batch, seqlen and head strides of each of the four; lengths; the scale."""
     element = "float32*" if dtype == "fp32" else "uint16*"
     return (*[element] * 4, "pointer", *["int64"] * 12, *["int32"] * 4, "float32")
-
-
-def _configure(problem: Problem) -> DispatchKey:
-    dtype, mask, bias = problem.dtype.name, problem.mask.name, problem.bias_name
-    return key_for("fwd", "simt", dtype, problem.head_dim, mask, bias)
 
 
 def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
@@ -62,7 +58,7 @@ FORWARD = Variant(
     alignment=1,
     source="numba_fa.kernels.simt.forward:make_forward",
     signature=signature,
-    configure=_configure,
+    key_for=partial(key_for, "fwd", "simt"),
     grid=_grid,
     arguments=_arguments,
     limits=_limits,

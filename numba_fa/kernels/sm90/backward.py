@@ -12,7 +12,6 @@ from numba_fa.jit import KernelSource, cuda, device, int32, int64, uint8
 from numba_fa.kernels.sm90.backward_consumer import make_backward_consumer
 from numba_fa.kernels.sm90.backward_order import make_order
 from numba_fa.kernels.sm90.backward_producer import make_backward_producer
-from numba_fa.kernels.sm90.backward_run import MAIN_SIGNATURE
 from numba_fa.kernels.sm90.backward_scout import make_scout
 from numba_fa.kernels.sm90.backward_shape import (
     ADDED,
@@ -36,6 +35,7 @@ from numba_fa.kernels.sm90.backward_shape import (
     BackwardShape,
 )
 from numba_fa.kernels.sm90.backward_split import make_split_consumers
+from numba_fa.kernels.sm90.backward_variant import MAIN_SIGNATURE
 from numba_fa.kernels.sm90.backward_writer import END, make_backward_writer
 from numba_fa.problem.tokens import tokens_of
 from numba_fa.ptx.mbarrier import fence_mbarrier_init, mbarrier_arrive, mbarrier_init

@@ -4,8 +4,8 @@ from typing import Any
 
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.jit import KernelSource, cuda, device, int32, int64, uint8
-from numba_fa.kernels.sm90.backward_run import FINISH_SIGNATURE
 from numba_fa.kernels.sm90.backward_shape import BackwardShape
+from numba_fa.kernels.sm90.backward_variant import FINISH_SIGNATURE
 from numba_fa.ptx.fragment import make_scale_rows, make_stmatrix
 from numba_fa.ptx.memory import shared_address
 from numba_fa.ptx.tma import bulk_commit_group, bulk_wait_group, fence_proxy_async, tensor_map, tma_store

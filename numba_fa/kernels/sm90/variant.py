@@ -20,10 +20,9 @@ _EVEN = 0.95
 _LOG2_E = math.log2(math.e)
 
 
-def _configure(problem: Problem) -> DispatchKey:
+def _key_for(dtype: str, head_dim: int, mask: str, bias: str) -> DispatchKey:
     # wgmma sums 16 at a time; TMA fills with zeros what a narrower head lacks.
-    dtype, mask, bias = problem.dtype.name, problem.mask.name, problem.bias_name
-    return key_for("fwd", "sm90", dtype, round_up(problem.head_dim, 16), mask, bias)
+    return key_for("fwd", "sm90", dtype, round_up(head_dim, 16), mask, bias)
 
 
 def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
@@ -81,7 +80,7 @@ FORWARD = Variant(
     alignment=16,
     source="numba_fa.kernels.sm90.forward:make_forward",
     signature=lambda dtype: SIGNATURE,
-    configure=_configure,
+    key_for=_key_for,
     grid=_grid,
     arguments=_arguments,
     limits=_limits,

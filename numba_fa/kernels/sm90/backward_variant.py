@@ -1,0 +1,145 @@
+"""The Hopper backward as dispatch sees it: its three kernels with their tiles, grids and arguments."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from numba_fa.dispatch.device import Device
+from numba_fa.dispatch.key import NO_BIAS, DispatchKey
+from numba_fa.dispatch.variant import BIASES, MASKS, GradientArrays, TensorMap, Variant, Wanted, position_limits
+from numba_fa.kernels.common.signatures import PREPROCESS_SIGNATURE
+from numba_fa.kernels.sm90.backward_shape import BackwardShape
+from numba_fa.problem.arrays import ArrayView
+from numba_fa.problem.problem import Problem
+from numba_fa.tile.layout import ATOM_COLUMNS, round_up
+
+# head_dim up to -> block_m, block_n, stages; and where there is a bias, and where there are more or larger ones,
+# whose derivatives take registers
+TILES = {64: (128, 128, 2), 128: (64, 128, 2), 256: (64, 64, 2)}
+BIASED_TILES = {64: (64, 128, 2), 128: (64, 128, 2), 256: (64, 64, 2)}
+LADEN_TILES = {64: (64, 128, 2), 256: (64, 64, 2)}
+
+MAIN_SIGNATURE = (*["tensor_map"] * 6, *["pointer"] * 3, *["int32"] * 5, "float32")
+FINISH_SIGNATURE = ("tensor_map", "pointer", "int32", "float32")
+_QKV = frozenset("qkv")
+
+
+def main_key(dtype: str, head_dim: int, mask: str, bias: str = NO_BIAS, op: str = "bwd") -> DispatchKey:
+    """The main kernel's key with the tile for a head_dim."""
+    head_dim = round_up(head_dim, 16)
+    biases = [name for name in bias.split("+") if name not in (NO_BIAS, "sink")]
+    laden = len(biases) > 1 or biases and (mask not in ("full", "causal") or biases[0].startswith("t5"))
+    tiles = LADEN_TILES if laden else BIASED_TILES if biases else TILES
+    tile = next(tile for most, tile in tiles.items() if head_dim <= most)
+    return DispatchKey(op, "sm90", dtype, head_dim, mask, *tile, bias)
+
+
+def stages(key: DispatchKey, wanted: Wanted = _QKV) -> tuple[DispatchKey, ...]:
+    """The keys of the kernels in order; of mask and biases all but the main one know nothing."""
+    before, after = (replace(key, op=op, mask="full", bias=NO_BIAS) for op in ("bwd_pre", "bwd_fin"))
+    main = (key,) if wanted & _QKV else ()
+    return (before, *main, *((after,) if "q" in wanted else ()))
+
+
+def rooms(problem: Any, key: DispatchKey, wanted: Wanted = _QKV) -> dict[str, int]:
+    """rows: LSE and delta of every query; sums: dQ in float32; tickets: where the order of sums matters, one a tile."""
+    tiles = problem.batch * problem.heads * -(-problem.seqlen_q // key.block_m)
+    found = {"rows": tiles * 8 * key.block_m}
+    if wanted & _QKV:
+        found["sums"] = tiles * sum(BackwardShape(key).dq_bytes)
+        if BackwardShape(key).ordered:
+            found["tickets"] = tiles * 4
+    return found
+
+
+def _query_grid(problem: Any, key: DispatchKey, device: Device) -> tuple[int, int, int]:
+    return (-(-problem.seqlen_q // key.block_m), problem.heads, problem.batch)
+
+
+def _strides(view: ArrayView) -> tuple[int, ...]:
+    """Bytes from batch index to batch index, from position to position, from head to head."""
+    return tuple(view.strides[axis] * view.itemsize for axis in (0, 1, 2))
+
+
+def _preprocess(problem: Any, key: DispatchKey, arrays: GradientArrays) -> tuple[Any, ...]:
+    rooms = arrays.rooms
+    return (
+        arrays.out.pointer, arrays.dout.pointer, arrays.lse.pointer, arrays.dlse_pointer, rooms["rows"],
+        rooms.get("sums", 0), *_strides(arrays.out), *_strides(arrays.dout), problem.heads, problem.seqlen_q,
+        problem.head_dim, sum(BackwardShape(key).dq_bytes), rooms.get("tickets", 0),
+    )  # fmt: skip
+
+
+def _main(problem: Any, key: DispatchKey, arrays: GradientArrays) -> tuple[Any, ...]:
+    boxes = [(arrays.q, key.block_m), (arrays.k, key.block_n), (arrays.v, key.block_n), (arrays.dout, key.block_m),
+             (arrays.dk, 64), (arrays.dv, 64)]  # fmt: skip
+    rooms = arrays.rooms
+    return (
+        *[TensorMap(view, rows, ATOM_COLUMNS) for view, rows in boxes if view],
+        rooms["rows"], rooms["sums"], rooms.get("tickets", 0),
+        problem.heads, problem.heads_kv, problem.batch, problem.seqlen_q, problem.seqlen_k, problem.scale,
+    )  # fmt: skip
+
+
+def _main_grid(problem: Any, key: DispatchKey, device: Device) -> tuple[int, int, int]:
+    """Persistent blocks, one an SM, where their work is even; else a block a tile of keys, which the hardware balances."""
+    blocks = -(-problem.seqlen_k // key.block_n) * problem.heads_kv * problem.batch
+    return (min(blocks, device.multiprocessors) if key.mask == "full" else blocks, 1, 1)
+
+
+def _finish(problem: Any, key: DispatchKey, arrays: GradientArrays) -> tuple[Any, ...]:
+    assert arrays.dq is not None
+    return TensorMap(arrays.dq, 64, ATOM_COLUMNS), arrays.rooms["sums"], problem.heads, problem.scale
+
+
+def _limits(problem: Problem) -> list[str]:
+    empty = [] if problem.seqlen_k else ["seqlen_k is 0, and no tensor map describes an empty array"]
+    return empty + position_limits(problem)
+
+
+def _part(op: str, source: str, **facts: Any) -> Variant:
+    """A kernel that nobody asks for by itself."""
+    return Variant(
+        name=f"{op.replace('_', '-')}-sm90", op=op, family="sm90", dtypes=(), head_dims=range(0), masks=(), alignment=16,
+        source=f"numba_fa.kernels.{source}", key_for=partial(main_key, op=op), **facts,
+    )  # fmt: skip
+
+
+PREPROCESS = _part(
+    "bwd_pre", "common.preprocess:make_preprocess", signature=lambda dtype: PREPROCESS_SIGNATURE, grid=_query_grid,
+    arguments=_preprocess,
+)  # fmt: skip
+FINISH = _part(
+    "bwd_fin", "sm90.backward_finish:make_finish", signature=lambda dtype: FINISH_SIGNATURE, grid=_query_grid,
+    arguments=_finish,
+)  # fmt: skip
+
+BACKWARD = Variant(
+    name="backward-sm90",
+    op="bwd",
+    family="sm90",
+    dtypes=("fp16", "bf16"),
+    head_dims=range(8, 257, 8),
+    masks=MASKS,
+    alignment=16,
+    source="numba_fa.kernels.sm90.backward:make_backward",
+    signature=lambda dtype: MAIN_SIGNATURE,
+    key_for=main_key,
+    grid=_main_grid,
+    arguments=_main,
+    limits=_limits,
+    biases=BIASES,
+    sink=True,
+    programmed=True,
+    deterministic=False,
+    along=lambda wanted: wanted | (frozenset("kv") if wanted & _QKV else frozenset()),
+    stages=stages,
+    rooms=rooms,
+)
+# The same, but for the order in which dQ is summed up.
+DETERMINISTIC = replace(
+    BACKWARD, name="backward-sm90-deterministic", op="bwd_det", task="bwd", deterministic=True,
+    key_for=partial(main_key, op="bwd_det"),
+)  # fmt: skip
