@@ -10,15 +10,18 @@ from typing import Any
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.flash.online_softmax import ZERO
 from numba_fa.flash.program import BiasSlice
-from numba_fa.jit import KernelSource, cuda, device, float32, int32
+from numba_fa.jit import KernelSource, cuda, device, float32, int32, int64
 from numba_fa.kernels.common.bias_tile import make_bias_tile
-from numba_fa.kernels.common.gradient_variant import WARP, bias_name, parameter_count
+from numba_fa.kernels.common.gradient_variant import bias_number, parameter_count
 from numba_fa.kernels.common.scalar_tile import SIDE, THREADS, make_store_weights
 from numba_fa.kernels.common.signatures import SUM_SIGNATURE, dense_signature, relative_signature
 from numba_fa.problem.tokens import tokens_of
 from numba_fa.ptx.elementwise import index as position
 from numba_fa.ptx.elementwise import scalars, to_float32
 from numba_fa.ptx.warp import shfl_bfly
+
+WARP = 32
+
 
 
 def make_dense_gradient(key: DispatchKey) -> KernelSource:
@@ -28,10 +31,12 @@ def make_dense_gradient(key: DispatchKey) -> KernelSource:
     reach, compute, store_weights = tile.program.reach, tile.compute, make_store_weights(ROWS, KEYS)
 
     @device
-    def span(block, size, own, whole):
-        """(first, end) of what a block visits along an axis: its own part, or all where the array is broadcast."""
-        first = block * size
-        return (first, min(first + size, whole)) if own == whole else (0, whole)
+    def part_of(axis, number, size, own):
+        """(first, end) of what a block visits along an axis: part `number`, or all where the array is broadcast."""
+        first, end = int64(0), int64(axis)
+        if own == axis:
+            first, end = int64(number * size), int64(min(number * size + size, axis))
+        return first, end
 
     def dense_gradient(
         q, k, v, do, rows, result, q_batch, q_seq, q_head, k_batch, k_seq, k_head, v_batch, v_seq, v_head,
@@ -48,12 +53,12 @@ def make_dense_gradient(key: DispatchKey) -> KernelSource:
         )  # fmt: skip
         thread = int32(cuda.threadIdx.x)
         x, y = thread % SIDE, thread // SIDE
-        across = (own_keys + BLOCK_N - 1) // BLOCK_N
+        across = max((own_keys + BLOCK_N - 1) // BLOCK_N, 1)
         m, n = cuda.blockIdx.x // across, cuda.blockIdx.x % across
-        index_first, index_end = span(cuda.blockIdx.z, 1, own_batch, batch)
-        head_first, head_end = span(cuda.blockIdx.y, 1, own_heads, heads)
-        q_first, q_end = span(m, BLOCK_M, own_queries, seqlen_q)
-        kv_first, kv_end = span(n, BLOCK_N, own_keys, seqlen_k)
+        index_first, index_end = part_of(batch, cuda.blockIdx.z, 1, own_batch)
+        head_first, head_end = part_of(heads, cuda.blockIdx.y, 1, own_heads)
+        q_first, q_end = part_of(seqlen_q, m, BLOCK_M, own_queries)
+        kv_first, kv_end = part_of(seqlen_k, n, BLOCK_N, own_keys)
         for r in range(ROWS):
             for c in range(KEYS):
                 totals[r, c] = ZERO
@@ -97,7 +102,7 @@ def make_relative_gradient(key: DispatchKey) -> KernelSource:
     """
     tile = make_bias_tile(key)
     BLOCK_M, BLOCK_N, ROWS, KEYS, ROOM_AT = tile.block_m, tile.block_n, tile.rows, tile.columns, tile.room_at
-    DIAGONALS, COUNT = BLOCK_M + BLOCK_N - 1, parameter_count(bias_name(key))
+    DIAGONALS, COUNT = BLOCK_M + BLOCK_N - 1, parameter_count(key.bias.split("+")[bias_number(key)])
     SUMS_AT = ROOM_AT + BLOCK_M * (BLOCK_N + 1)
     PLACES_AT = SUMS_AT + DIAGONALS
     reach, compute, store_weights = tile.program.reach, tile.compute, make_store_weights(ROWS, KEYS)

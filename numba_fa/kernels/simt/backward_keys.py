@@ -77,7 +77,7 @@ def make_backward_keys(key: DispatchKey) -> KernelSource:
         for head in range(head_kv * group, head_kv * group + group):
             for first in range(0, seqlen_q, BLOCK_M):
                 last = min(first + BLOCK_M, seqlen_q) - 1
-                if reach(index, head, first, last, end, aux) < start:
+                if end < start or reach(index, head, first, last, end, aux) < start:
                     continue
                 inside = start + BLOCK_N <= seqlen_k and first + BLOCK_M <= seqlen_q
                 seen = inside and whole(index, head, first, last, start, end, aux)
