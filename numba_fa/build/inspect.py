@@ -33,7 +33,7 @@ def sass(artifact: Artifact) -> str:
     """The kernel's machine code; CompileError where there is no disassembler."""
     tool = find_disassembler()
     if tool is None:
-        raise CompileError('no cuobjdump or nvdisasm here; pip install "cuda-toolkit[cuobjdump,nvdisasm]" brings both')
+        raise CompileError('no cuobjdump or nvdisasm here; pip install nvidia-cuda-nvdisasm brings one')
     arguments = ["-sass"] if tool.stem == "cuobjdump" else ["-c"]
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(artifact.cubin)

@@ -19,12 +19,14 @@ class ParameterRule:
 
     factor(b, h, q_idx, kv_idx, *arguments) -> number: the derivative of the bias's result by the element that it reads.
     place(b, h, q_idx, kv_idx, *arguments) -> tuple of integers: that element's index in the array. argument: which of
-    the bias's launch arguments the array is.
+    the bias's launch arguments the array is. axes: what each of the array's axes is indexed with, "b", "h", "q", "k" or
+    "-" for something else.
     """
 
     factor: Callable[..., Any]
     place: Callable[..., Any]
     argument: int
+    axes: str
 
 
 def alibi_factor(b, h, q_idx, kv_idx, offset, slopes):
@@ -68,7 +70,7 @@ def parameter_rule(name: str) -> ParameterRule | None:
     """The rule of a bias by its name in a slug; None for a bias without a parameter to learn."""
     kind = name.partition("_")[0]
     if kind == "alibi":
-        return ParameterRule(alibi_factor, alibi_place, 1)
+        return ParameterRule(alibi_factor, alibi_place, 1, "bh")
     if kind == "dense":
-        return ParameterRule(dense_factor, dense_place, 0)
-    return ParameterRule(t5_factor, make_t5_place(*t5_facts(name)), 1) if kind == "t5" else None
+        return ParameterRule(dense_factor, dense_place, 0, "bhqk")
+    return ParameterRule(t5_factor, make_t5_place(*t5_facts(name)), 1, "-h") if kind == "t5" else None

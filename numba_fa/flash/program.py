@@ -68,7 +68,7 @@ class BiasSlice:
 
     until(score, b, h, q_idx, kv_idx, aux) -> score: the biases up to n, n too. after(score, b, h, q_idx, kv_idx, aux) ->
     score: those after n; None when there is none. factor(b, h, q_idx, kv_idx, aux) and place(b, h, q_idx, kv_idx, aux):
-    as of `ParameterRule`. argument: the place of the parameter in aux. users: as a Program's.
+    as of `ParameterRule`, and so is axes. argument: the place of the parameter in aux. users: as a Program's.
     """
 
     until: Any
@@ -76,6 +76,7 @@ class BiasSlice:
     factor: Any
     place: Any
     argument: int
+    axes: str
     users: dict[str, Any]
 
 
@@ -100,6 +101,7 @@ def make_bias_slice(mask: str, bias: str, n: int, jit: Callable[[Callable[..., A
         factor=writer.function("factor", _VISIBLE, f"    return {writer.call(rule.factor, _VISIBLE, aux)}"),
         place=writer.function("place", _VISIBLE, f"    return {writer.call(rule.place, _VISIBLE, aux)}"),
         argument=starts[n] + rule.argument,
+        axes=rule.axes,
         users=users,
     )
 

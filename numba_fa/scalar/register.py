@@ -18,7 +18,8 @@ from numba.cuda.typing.templates import AbstractTemplate
 import numba_fa.scalar.arrays
 import numba_fa.scalar.fold  # noqa: F401
 from numba_fa.scalar.convert import packed, read
-from numba_fa.scalar.dual import differentiate, refuse, signature_of
+from numba_fa.scalar.derivative import refuse
+from numba_fa.scalar.dual import differentiate, signature_of
 from numba_fa.scalar.functions import FUNCTIONS
 from numba_fa.scalar.operators import OPERATORS
 from numba_fa.scalar.table import Row

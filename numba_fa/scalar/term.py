@@ -49,9 +49,13 @@ class Term:
     def __init__(self, builder: Any, value: Any) -> None:
         self.builder, self.value = builder, value
 
+    def of(self, value: Any) -> Term:
+        """A value of this Term's builder as a Term; a subclass makes its own kind."""
+        return Term(self.builder, value)
+
     def lift(self, other: Any) -> Term:
         """`other` as a Term: a Python number becomes a constant."""
-        return other if isinstance(other, Term) else Term(self.builder, ir.Constant(F32, float(other)))
+        return other if isinstance(other, Term) else self.of(ir.Constant(F32, float(other)))
 
     @property
     def constant(self) -> float | None:
@@ -63,7 +67,7 @@ class Term:
         a, b = self, self.lift(other)
         if swap:
             a, b = b, a
-        return Term(self.builder, getattr(self.builder, name)(a.value, b.value, flags=("contract",)))
+        return self.of(getattr(self.builder, name)(a.value, b.value, flags=("contract",)))
 
     def __add__(self, other: Any) -> Term:
         return self._binary("fadd", other)
@@ -95,14 +99,14 @@ class Term:
         return self.lift(other) / self
 
     def __neg__(self) -> Term:
-        return Term(self.builder, self.builder.fsub(ir.Constant(F32, -0.0), self.value))
+        return self.of(self.builder.fsub(self.lift(-0.0).value, self.value))
 
     def __abs__(self) -> Term:
         return simple("fabs", self)
 
     def _compare(self, symbol: str, other: Any) -> Term:
         compare = self.builder.fcmp_unordered if symbol == "!=" else self.builder.fcmp_ordered
-        return Term(self.builder, compare(symbol, self.value, self.lift(other).value))
+        return self.of(compare(symbol, self.value, self.lift(other).value))
 
     def __lt__(self, other: Any) -> Term:
         return self._compare("<", other)
@@ -125,40 +129,51 @@ class Term:
         return self._compare("!=", other)
 
     def __and__(self, other: Term) -> Term:
-        return Term(self.builder, self.builder.and_(self.value, other.value))
+        return self.of(self.builder.and_(self.value, other.value))
 
     def __or__(self, other: Term) -> Term:
-        return Term(self.builder, self.builder.or_(self.value, other.value))
+        return self.of(self.builder.or_(self.value, other.value))
 
     def __xor__(self, other: Term) -> Term:
-        return Term(self.builder, self.builder.xor(self.value, other.value))
+        return self.of(self.builder.xor(self.value, other.value))
 
     def __invert__(self) -> Term:
-        return Term(self.builder, self.builder.not_(self.value))
+        return self.of(self.builder.not_(self.value))
+
+    def hardware(self, name: str) -> Term:
+        """An approximation of the special-function unit."""
+        assembly = ir.InlineAsm(ir.FunctionType(F32, [F32]), HARDWARE[name], "=f,f", side_effect=False)
+        return self.of(self.builder.call(assembly, [self.value], attrs=("readnone", "nounwind")))
+
+    def simple(self, name: str, *others: Any) -> Term:
+        """One instruction or so, exact: a name of SIMPLE."""
+        return self._external(SIMPLE[name], others)
+
+    def libdevice(self, name: str, *others: Any) -> Term:
+        """A function of NVIDIA's bitcode library."""
+        return self._external(f"__nv_{name}", others)
+
+    def _external(self, name: str, others: tuple[Any, ...]) -> Term:
+        values = [self.value, *(self.lift(other).value for other in others)]
+        module, kind = self.builder.module, ir.FunctionType(F32, [F32] * len(values))
+        function = module.globals.get(name) or ir.Function(module, kind, name)
+        return self.of(self.builder.call(function, values))
 
 
 def select(condition: Term, yes: Any, no: Any) -> Term:
     """`yes` where the condition holds."""
-    term = yes if isinstance(yes, Term) else no if isinstance(no, Term) else Term(condition.builder, None)
-    return Term(condition.builder, condition.builder.select(condition.value, term.lift(yes).value, term.lift(no).value))
+    term = yes if isinstance(yes, Term) else no if isinstance(no, Term) else condition
+    return condition.of(condition.builder.select(condition.value, term.lift(yes).value, term.lift(no).value))
 
 
 def hardware(name: str, x: Term) -> Term:
     """An approximation of the special-function unit."""
-    assembly = ir.InlineAsm(ir.FunctionType(F32, [F32]), HARDWARE[name], "=f,f", side_effect=False)
-    return Term(x.builder, x.builder.call(assembly, [x.value], attrs=("readnone", "nounwind")))
-
-
-def _external(x: Term, name: str, others: tuple[Any, ...]) -> Term:
-    values = [x.value, *(x.lift(other).value for other in others)]
-    module, kind = x.builder.module, ir.FunctionType(F32, [F32] * len(values))
-    function = module.globals.get(name) or ir.Function(module, kind, name)
-    return Term(x.builder, x.builder.call(function, values))
+    return x.hardware(name)
 
 
 def simple(name: str, x: Term, *others: Any) -> Term:
     """One instruction or so, exact: a name of SIMPLE."""
-    return _external(x, SIMPLE[name], others)
+    return x.simple(name, *others)
 
 
 def copysign(x: Term, sign: Term) -> Term:
@@ -171,7 +186,7 @@ def copysign(x: Term, sign: Term) -> Term:
 
 def libdevice(name: str, x: Term, *others: Any) -> Term:
     """A function of NVIDIA's bitcode library."""
-    return _external(x, f"__nv_{name}", others)
+    return x.libdevice(name, *others)
 
 
 def log2_of(x: Term) -> Term:

@@ -11,7 +11,7 @@ from numba_fa.ptx.vector import ld_global_f32
 
 
 def make_judge(visible: Any, bend: Any) -> Any:
-    """judge(product, scale, seen, index, head, q_idx, kv_idx, seqlen_q, seqlen_k, aux) -> (score in base 2, slope).
+    """judge(product, scale, seen, index, head, q_idx, kv_idx, seqlen_q, seqlen_k, aux) -> (score, slope).
 
     product: q.k as it is. The score is -inf where the query does not see the key or one of them lies past its end. seen:
     whether that needs no look. bend: what biases do, one of those below.
@@ -24,7 +24,7 @@ def make_judge(visible: Any, bend: Any) -> Any:
         if not seen:
             inside = q_idx < seqlen_q and kv_idx < seqlen_k
             seen = inside and visible(place(index), place(head), place(q_inside), place(kv_inside), scalars(aux))
-        return score * LOG2_E if seen else NEG_INF, slope
+        return score if seen else NEG_INF, slope
 
     return judge
 
@@ -62,8 +62,8 @@ def make_bend_after(until: Any, after: Any) -> Any:
 
 @device
 def weight_of(score, lse):
-    """exp(score - LSE), both in base 2."""
-    return ex2_approx(score - lse)
+    """exp(score - LSE), of the LSE in base 2."""
+    return ex2_approx(score * LOG2_E - lse)  # one rounding, of what is left: the compiler fuses the two
 
 
 @device

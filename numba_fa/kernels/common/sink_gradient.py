@@ -1,7 +1,7 @@
 """The gradient of sink_logits: a head's sum of -exp(sink - LSE) * delta over its queries, in a fixed order."""
 
 from numba_fa.dispatch.key import DispatchKey
-from numba_fa.flash.online_softmax import LOG2_E, ZERO
+from numba_fa.flash.online_softmax import ZERO
 from numba_fa.jit import KernelSource, cuda, device, float32, int32
 from numba_fa.kernels.common.scalar_scores import make_lse_and_delta, weight_of
 from numba_fa.kernels.common.signatures import SINK_SIGNATURE
@@ -27,7 +27,7 @@ def make_sink_gradient(key: DispatchKey) -> KernelSource:
     def sink_gradient(sink, result, rows, sink_stride, result_stride, heads, batch, seqlen_q):
         sums = cuda.shared.array(0, float32)
         thread, head = int32(cuda.threadIdx.x), cuda.blockIdx.x
-        logit = sink[head * sink_stride] * LOG2_E
+        logit = sink[head * sink_stride]
         total = ZERO
         for index in range(batch):
             for q_idx in range(thread, seqlen_q, THREADS):

@@ -24,7 +24,7 @@ from numba_fa.problem.tokens import tokens_of
 
 LN_2 = np.float32(math.log(2.0))
 # Numba's workqueue layer, all there is without OpenMP and TBB, ends the process when two threads enter parallel code.
-_ONE_AT_A_TIME = threading.Lock()
+ONE_AT_A_TIME = threading.Lock()
 STORAGE = {"fp32": np.float32, "fp16": np.uint16, "bf16": np.uint16}
 
 # contract alone: fused multiply-adds keep NaN and infinities, and the order of every sum is the source's.
@@ -257,7 +257,7 @@ def make_forward(*, dtype: str, hooks: Hooks, block_m: int, block_n: int):
         lse = np.empty((0, 0, 0), np.float32) if lse is None else lse
         sinks = np.empty(0, np.float32) if hooks.sink is None else aux[hooks.sink]
         arrays, packed = (x.view(storage) for x in (q, k, v, out)), pack(hooks.tokens, aux)
-        with _ONE_AT_A_TIME:
+        with ONE_AT_A_TIME:
             run(*arrays, lse, sinks, packed, hooks.next_keys, hooks.hide, modify, np.float32(scale * base),
                 block_m, block_n, np.zeros(1, np.int64))
 

@@ -156,3 +156,4 @@ def _tanh_of(x):
 
 _MATH = ModuleType("math")
 vars(_MATH).update(vars(math), tanh=_tanh)
+TANH = _tanh, math.tanh  # what stands for what in a program's functions

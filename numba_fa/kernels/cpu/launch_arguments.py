@@ -91,7 +91,12 @@ def pack(tokens, values):
 
 def make_unpack(tokens):
     """An intrinsic `unpack(vector)` that gives the arguments as one tuple, arrays as arrays."""
-    members = types.Tuple([TYPES[token] for token in tokens])
+    return unpack_as([TYPES[token] for token in tokens])
+
+
+def unpack_as(numba_types):
+    """As `make_unpack`, of Numba's types."""
+    members = types.Tuple(numba_types)
 
     @intrinsic
     def unpack(typing_context, vector):
