@@ -60,7 +60,9 @@ class Call(NamedTuple):
         return frozenset("qkv") | biases | ({"sink"} if self.asked.sink_logits is not None else set())
 
 
-def make_call(variant, make, sizes, heads_kv=1, head_dim=8, dtype="float32", tile=(16, 16), layout="bshd", dlse=True, seed=0):
+def make_call(
+    variant, make, sizes, heads_kv=1, head_dim=8, dtype="float32", tile=(16, 16), layout="bshd", dlse=True, seed=0
+):
     """A Call of standard normal arrays, of a program made for `sizes`, and what it must give."""
     lengths = (sizes.batch, sizes.seqlen_q, sizes.seqlen_k, sizes.heads)
     q, k, v = random_qkv(*lengths, heads_kv, head_dim, dtype, seed=seed)

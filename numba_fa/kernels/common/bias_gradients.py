@@ -10,7 +10,7 @@ from typing import Any
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.flash.online_softmax import ZERO
 from numba_fa.flash.program import BiasSlice
-from numba_fa.jit import KernelSource, cuda, device, float32, int32, int64
+from numba_fa.jit import KernelSource, cuda, device, float32, int32, int64, uint64
 from numba_fa.kernels.common.bias_tile import make_bias_tile
 from numba_fa.kernels.common.gradient_variant import bias_number, parameter_count
 from numba_fa.kernels.common.scalar_tile import SIDE, THREADS, make_store_weights
@@ -85,7 +85,7 @@ def make_dense_gradient(key: DispatchKey) -> KernelSource:
             total = ZERO
             for r in range(row, row + BLOCK_M // high):
                 for c in range(column, column + BLOCK_N // wide):
-                    total += shared[ROOM_AT + r * (BLOCK_N + 1) + c]
+                    total += shared[uint64(ROOM_AT + r * (BLOCK_N + 1) + c)]
             q_idx, kv_idx = m * BLOCK_M + row, n * BLOCK_N + column
             if q_idx < own_queries and kv_idx < own_keys:
                 at = cuda.blockIdx.z * r_batch + cuda.blockIdx.y * r_head + q_idx * r_query + kv_idx * r_key
@@ -110,16 +110,16 @@ def make_relative_gradient(key: DispatchKey) -> KernelSource:
 
     @device
     def sum_diagonals(shared, index, head, first, start, aux, thread):
-        """Of each diagonal the sum of gradients times the bias's derivative by its parameter, and which parameter that is."""
+        """Of each diagonal the sum of gradients times the bias's derivative by its parameter; and which parameter."""
         for i in range(thread, DIAGONALS, THREADS):
             apart = i - (BLOCK_M - 1)  # columns that the diagonal's keys are ahead of its queries
             total = ZERO
             for row in range(BLOCK_M):
                 if 0 <= row + apart < BLOCK_N:
-                    total += shared[ROOM_AT + row * (BLOCK_N + 1) + row + apart]
+                    total += shared[uint64(ROOM_AT + row * (BLOCK_N + 1) + row + apart)]
             factor, place = effect(index, head, first + max(-apart, 0), start + max(apart, 0), aux)
-            shared[SUMS_AT + i] = ZERO if total == ZERO else total * factor
-            shared[PLACES_AT + i] = place
+            shared[uint64(SUMS_AT + i)] = ZERO if total == ZERO else total * factor
+            shared[uint64(PLACES_AT + i)] = place
 
     def relative_gradient(
         q, k, v, do, rows, parts, q_batch, q_seq, q_head, k_batch, k_seq, k_head, v_batch, v_seq, v_head,
@@ -152,8 +152,8 @@ def make_relative_gradient(key: DispatchKey) -> KernelSource:
             for i in range(thread, COUNT, THREADS):
                 total = parts[mine + i]
                 for diagonal in range(DIAGONALS):
-                    if shared[PLACES_AT + diagonal] == float32(i):
-                        total += shared[SUMS_AT + diagonal]
+                    if shared[uint64(PLACES_AT + diagonal)] == float32(i):
+                        total += shared[uint64(SUMS_AT + diagonal)]
                 parts[mine + i] = total
             kv_idx = reach(index, head, first, last, start - 1, aux) if start > 0 else -1
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from numba_fa.flash.convert import CONVERSIONS
 from numba_fa.flash.online_softmax import ZERO
-from numba_fa.jit import device
+from numba_fa.jit import device, uint64
 
 SIDE = 16  # threads along either axis of a block
 THREADS = SIDE * SIDE
@@ -25,7 +25,7 @@ def width_of(head_dim: int) -> int:
 
 
 def make_load_tile(dtype: str, head_dim: int) -> Any:
-    """load_tile(room, source, start, stride, rows, columns, thread, count): `count` rows, zeros past `rows` and `columns`."""
+    """load_tile(room, source, start, stride, rows, columns, thread, count): count rows, zeros past `rows` and `columns`."""
     WIDTH, (_, load, _) = width_of(head_dim), CONVERSIONS[dtype]
 
     @device
@@ -35,7 +35,7 @@ def make_load_tile(dtype: str, head_dim: int) -> Any:
             value = ZERO
             if row < rows and column < columns:
                 value = load(source[start + row * stride + column])
-            room[row * WIDTH + column] = value
+            room[uint64(row * WIDTH + column)] = value
 
     return load_tile
 
@@ -51,9 +51,9 @@ def make_multiply(rows: int, columns: int, head_dim: int) -> Any:
                 product[r, n] = ZERO
         for column in range(head_dim):
             for r in range(rows):
-                a_value = shared[a_at + (y + SIDE * r) * WIDTH + column]
+                a_value = shared[uint64(a_at + (y + SIDE * r) * WIDTH + column)]
                 for n in range(columns):
-                    product[r, n] += a_value * shared[b_at + (x + SIDE * n) * WIDTH + column]
+                    product[r, n] += a_value * shared[uint64(b_at + (x + SIDE * n) * WIDTH + column)]
 
     return multiply
 
@@ -66,7 +66,7 @@ def make_store_weights(rows: int, columns: int) -> Any:
     def store_weights(weights, room, x, y):
         for r in range(rows):
             for n in range(columns):
-                room[(y + SIDE * r) * P_WIDTH + x + SIDE * n] = weights[r, n]
+                room[uint64((y + SIDE * r) * P_WIDTH + x + SIDE * n)] = weights[r, n]
 
     return store_weights
 
@@ -81,10 +81,11 @@ def make_accumulate(rows: int, columns: int, head_dim: int) -> Any:
     @device
     def accumulate(output, shared, weights_at, b_at, x, y):
         for n in range(columns * SIDE):
-            for r in range(rows):
-                weight = shared[weights_at + (y + SIDE * r) * P_WIDTH + n]
-                if weight != ZERO:
-                    for c in range(COLUMNS):
-                        output[r, c] += weight * shared[b_at + n * WIDTH + x + SIDE * c]
+            for c in range(COLUMNS):
+                b_value = shared[uint64(b_at + n * WIDTH + x + SIDE * c)]
+                for r in range(rows):
+                    weight = shared[uint64(weights_at + (y + SIDE * r) * P_WIDTH + n)]
+                    if weight != ZERO:
+                        output[r, c] += weight * b_value
 
     return accumulate

@@ -10,7 +10,8 @@ def _arrays(dtype: str, count: int) -> list[str]:
 
 
 def queries_signature(dtype: str) -> tuple[str, ...]:
-    """q, k, v, dO, dQ; rows; batch, seqlen and head strides of each of the five; heads, heads_kv, seqlen_q, seqlen_k; scale."""
+    """q, k, v, dO, dQ; rows; batch, seqlen and head strides of each of the five; heads, heads_kv, seqlen_q, seqlen_k;
+    scale."""
     return (*_arrays(dtype, 5), "pointer", *["int64"] * 15, *["int32"] * 4, "float32")
 
 

@@ -54,8 +54,9 @@ def make_backward_queries(key: DispatchKey) -> KernelSource:
         first = cuda.blockIdx.x * BLOCK_M
         head, index = cuda.blockIdx.y, cuda.blockIdx.z
         head_kv = head // (heads // heads_kv)
-        load_tile(shared, q, index * q_batch + first * q_seq + head * q_head, q_seq, seqlen_q - first, HEAD_DIM, thread, BLOCK_M)
+        q_start = index * q_batch + first * q_seq + head * q_head
         do_start = index * do_batch + first * do_seq + head * do_head
+        load_tile(shared, q, q_start, q_seq, seqlen_q - first, HEAD_DIM, thread, BLOCK_M)
         load_tile(shared[DO_AT:], do, do_start, do_seq, seqlen_q - first, HEAD_DIM, thread, BLOCK_M)
         for r in range(ROWS):
             lse[r], delta[r] = lse_and_delta(rows, index * heads + head, first + y + SIDE * r, seqlen_q)

@@ -16,7 +16,7 @@ from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.problem import Problem
 
 # head_dim up to -> queries, keys of a tile, of both kernels: what 64 KB of shared memory hold, without spills.
-TILES = {64: (32, 64), 128: (32, 32), 256: (16, 16)}
+TILES = {64: (32, 64), 128: (32, 32), 192: (16, 32), 256: (16, 16)}
 _QKV = frozenset("qkv")
 
 

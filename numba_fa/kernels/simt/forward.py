@@ -13,8 +13,16 @@ from numba_fa.flash.convert import CONVERSIONS
 from numba_fa.flash.online_softmax import LOG2_E, NEG_INF, ZERO, natural_lse, shift_of
 from numba_fa.flash.program import Program, make_program
 from numba_fa.flash.sink import make_join_sink
-from numba_fa.jit import KernelSource, cuda, device, float32, int32
-from numba_fa.kernels.common.scalar_tile import SIDE, THREADS, columns_of, make_load_tile, make_multiply, width_of
+from numba_fa.jit import KernelSource, cuda, device, float32, int32, uint64
+from numba_fa.kernels.common.scalar_tile import (
+    SIDE,
+    THREADS,
+    columns_of,
+    make_load_tile,
+    make_multiply,
+    make_store_weights,
+    width_of,
+)
 from numba_fa.kernels.simt.variant import signature
 from numba_fa.problem.tokens import tokens_of
 from numba_fa.ptx.elementwise import index as place
@@ -66,7 +74,7 @@ def make_forward(key: DispatchKey) -> KernelSource:
     reach, whole, judge, join_sink = program.reach, program.whole, make_judge(program), make_join_sink(program)
     BIASED = program.modify is not None
     load_tile, multiply = make_load_tile(key.dtype, HEAD_DIM), make_multiply(ROWS, KEYS, HEAD_DIM)
-    _, _, store = CONVERSIONS[key.dtype]
+    store_weights, (_, _, store) = make_store_weights(ROWS, KEYS), CONVERSIONS[key.dtype]
 
     def forward_simt(
         q, k, v, out, lse, q_batch, q_seq, q_head, k_batch, k_seq, k_head, v_batch, v_seq, v_head,
@@ -87,7 +95,8 @@ def make_forward(key: DispatchKey) -> KernelSource:
             row_sum[r] = ZERO
             for c in range(COLUMNS):
                 output[r, c] = ZERO
-        load_tile(shared, q, index * q_batch + first * q_seq + head * q_head, q_seq, seqlen_q - first, HEAD_DIM, thread, BLOCK_M)
+        q_start = index * q_batch + first * q_seq + head * q_head
+        load_tile(shared, q, q_start, q_seq, seqlen_q - first, HEAD_DIM, thread, BLOCK_M)
 
         last = min(first + BLOCK_M, seqlen_q) - 1
         scale_log2 = LOG2_E if BIASED else scale
@@ -103,9 +112,9 @@ def make_forward(key: DispatchKey) -> KernelSource:
             for r in range(ROWS):
                 q_idx = min(first + y + SIDE * r, seqlen_q - 1)
                 for n in range(KEYS):
-                    score = judge(scores[r, n], scale, seen, index, head, q_idx, start + x + SIDE * n, seqlen_k - 1, aux)
-                    shared[P_AT + (y + SIDE * r) * P_WIDTH + x + SIDE * n] = score
-                    scores[r, n] = score
+                    own = start + x + SIDE * n
+                    scores[r, n] = judge(scores[r, n], scale, seen, index, head, q_idx, own, seqlen_k - 1, aux)
+            store_weights(scores, shared[P_AT:], x, y)
             cuda.syncthreads()  # scores are there, K has been read
             v_start = index * v_batch + start * v_seq + head_kv * v_head
             load_tile(shared[K_AT:], v, v_start, v_seq, seqlen_k - start, HEAD_DIM, thread, BLOCK_N)
@@ -113,7 +122,7 @@ def make_forward(key: DispatchKey) -> KernelSource:
                 at = P_AT + (y + SIDE * r) * P_WIDTH
                 new_max = row_max[r]
                 for n in range(BLOCK_N):
-                    new_max = max(new_max, shared[at + n])
+                    new_max = max(new_max, shared[uint64(at + n)])
                 shift = shift_of(new_max, scale_log2)
                 rescale = ex2_approx(row_max[r] * scale_log2 - shift)
                 row_max[r] = new_max
@@ -123,16 +132,14 @@ def make_forward(key: DispatchKey) -> KernelSource:
                 for n in range(KEYS):
                     scores[r, n] = ex2_approx(scores[r, n] * scale_log2 - shift)
             cuda.syncthreads()  # every thread has its row's maximum, so scores may become weights
-            for r in range(ROWS):
-                for n in range(KEYS):
-                    shared[P_AT + (y + SIDE * r) * P_WIDTH + x + SIDE * n] = scores[r, n]
+            store_weights(scores, shared[P_AT:], x, y)
             cuda.syncthreads()  # weights and V are there
             for n in range(BLOCK_N):
                 for r in range(ROWS):
-                    weight = shared[P_AT + (y + SIDE * r) * P_WIDTH + n]
+                    weight = shared[uint64(P_AT + (y + SIDE * r) * P_WIDTH + n)]
                     row_sum[r] += weight
                     for c in range(COLUMNS):
-                        output[r, c] += weight * shared[K_AT + n * WIDTH + x + SIDE * c]
+                        output[r, c] += weight * shared[uint64(K_AT + n * WIDTH + x + SIDE * c)]
             cuda.syncthreads()  # V and weights have been read
             kv_idx = reach(index, head, first, last, start - 1, aux) if start > 0 else -1
 
