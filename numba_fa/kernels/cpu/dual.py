@@ -283,7 +283,8 @@ def _register_all():
     known = {key: row for row in (*OPERATORS, *FUNCTIONS) for key in row.keys}
     for key, row in known.items():
         _register(row, key)
-    functions = [each for each in (*vars(math).values(), *vars(np).values()) if isinstance(each, BuiltinFunctionType | np.ufunc)]
+    kinds = BuiltinFunctionType | np.ufunc
+    functions = [each for each in (*vars(math).values(), *vars(np).values()) if isinstance(each, kinds)]
     for key in dict.fromkeys(functions):
         if key not in known:
             _template(key, _refusing(key))
