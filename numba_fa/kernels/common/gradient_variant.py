@@ -12,7 +12,7 @@ from numba_fa.kernels.common.signatures import SINK_SIGNATURE, SUM_SIGNATURE, de
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.problem import Problem
 
-_TILES = {64: (64, 64), 224: (32, 32), 256: (32, 16)}  # head_dim up to -> queries, keys
+_TILES = {64: (32, 64), 224: (32, 32), 256: (32, 16)}  # head_dim up to -> queries, keys
 
 
 def bias_tile(head_dim: int) -> tuple[int, int]:
