@@ -102,7 +102,7 @@ def _compile(options: Any) -> int:
     from numba_fa.build.batch import compile_all
 
     families = ("sm90", "simt") if options.arch == "sm_90a" else ("simt",)
-    chosen = [DispatchKey.parse(slug) for slug in options.slugs] if options.slugs else list(keys(families, tuple(options.tasks)))
+    chosen = map(DispatchKey.parse, options.slugs) if options.slugs else keys(families, tuple(options.tasks))
     return compile_all(chosen, options.arch, options.jobs)
 
 

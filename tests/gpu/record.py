@@ -44,7 +44,8 @@ def run(jobs: str) -> int:
 
     # Each of several processes checks with NumPy: one thread apiece keeps them out of each other's way.
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    compiled = subprocess.run([sys.executable, "-m", "numba_fa", "compile", "--tasks", "fwd", "--jobs", "12"], stdout=subprocess.PIPE)
+    ahead = [sys.executable, "-m", "numba_fa", "compile", "--tasks", "fwd", "--jobs", "12"]
+    compiled = subprocess.run(ahead, stdout=subprocess.PIPE)
     print(compiled.stdout.decode().splitlines()[-1], flush=True)
     with tempfile.NamedTemporaryFile(suffix=".xml") as file:
         command = [sys.executable, "-m", "pytest", "tests/gpu", "-n", jobs, "--dist", "worksteal", "--tb=line"]
