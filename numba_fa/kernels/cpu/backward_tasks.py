@@ -91,9 +91,9 @@ def prepare(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys, 
         load_rows(address_of(places, OUT, batch, start, head), places[OUT, 2], count, sizes.head_dim, ONE, out)
         load_rows(address_of(places, DOUT, batch, start, head), places[DOUT, 2], count, sizes.head_dim, ONE, dout)
         for i in range(count):
-            natural, total = lse[batch, head, start + i], ZERO
+            natural, total = lse[batch, head, start + i], 0.0
             for e in range(sizes.head_dim):
-                total += dout[i, e] * out[i, e]
+                total += np.float64(dout[i, e]) * np.float64(out[i, e])
             if dlse.size:
                 total -= dlse[batch, head, start + i]
             rows[0, batch, head, start + i] = INFINITY if natural == MINUS_INFINITY else natural * _LOG2_E
