@@ -8,7 +8,8 @@ import pytest
 
 import numba_fa
 from numba_fa.testing.programs import PROGRAMS, Asked, random
-from tests.kernels.cpu_backward_cases import backward, check, forward, make_case, threads
+from tests.kernels import cpu_backward_cases as cases
+from tests.kernels.cpu_backward_cases import backward, check, exact_forward, forward, make_case, threads
 
 LENGTHS = {"ragged": (2, 67, 93), "tall": (2, 91, 33), "decode": (2, 1, 77), "one": (1, 1, 1)}
 DTYPES = ("float32", "float16", "bfloat16")
@@ -26,7 +27,8 @@ def test_programs(program, lengths):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dtypes_and_heads(dtype, heads, lengths):
     case = make_case(PROGRAMS["causal"], LENGTHS[lengths], heads, 40, dtype, layout="padded")
-    check(case, backward(case))
+    # The naive float32 sums are NumPy's, in several chains; from the forward's own log-sum-exp the errors are alike.
+    check(case, backward(case, passed=forward(case) if dtype == "float32" else None))
 
 
 @pytest.mark.parametrize("program", ["everything", "window-padding-dense", "t5", "sink"])
@@ -41,6 +43,11 @@ def test_programs_in_16_bits(dtype, program):
 def test_head_dims_and_tiles(head_dim, tile):
     case = make_case(PROGRAMS["everything"], (1, 67, 93), (2, 1), head_dim)
     check(case, backward(case, tile=tile))
+
+
+def test_after_the_forward():
+    case = make_case(PROGRAMS["everything"], LENGTHS["ragged"])
+    check(case, backward(case, passed=forward(case)))
 
 
 def test_without_dlse():
@@ -105,7 +112,7 @@ def _spared(make):
 @pytest.mark.parametrize("program", ["full", "everything"])
 def test_poison_behind_the_mask_stays_there(program, poison):
     case = make_case(_spared(PROGRAMS[program]), LENGTHS["ragged"])
-    passed, clean = forward(case), backward(case)
+    passed, clean = exact_forward(case), backward(case)
     q, k, v, dout = (x.copy() for x in case[1:5])
     unseen, blind = np.arange(93) % 9 == 4, np.arange(67) % 8 == 3
     k[:, unseen] = v[:, unseen] = q[:, blind] = dout[:, blind] = poison
@@ -128,7 +135,7 @@ def test_one_poisoned_key_spoils_the_rows_that_see_it_alone():
 @pytest.mark.parametrize(("batch", "heads"), [(2, (4, 2)), (1, (4, 1))], ids=str)
 def test_threads_change_nothing(program, batch, heads):
     case = make_case(PROGRAMS[program], (batch, 67, 93), heads)
-    passed, found = forward(case), []
+    passed, found = exact_forward(case), []
     for count in range(1, min(3, numba.config.NUMBA_NUM_THREADS) + 1):
         with threads(count):  # one takes whole heads, more than there are heads takes blocks
             found.append(backward(case, passed=passed))
@@ -149,9 +156,7 @@ def test_whole_heads_and_blocks_take_the_same_sums(monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_writes_nothing_outside(dtype):
     case = make_case(PROGRAMS["causal"], LENGTHS["ragged"], dtype=dtype)
-    from tests.kernels import cpu_backward_cases as cases
-
-    out, lse = forward(case)
+    out, lse = exact_forward(case)
     rooms = [np.full((4, 2 * x.shape[1] + 6, x.shape[2] + 2, x.shape[3] + 5), 77, x.dtype) for x in case[1:4]]
     windows = [room[1:3, 3:-3:2, 1:-1, 2:-3] for room in rooms]
     run = cases.backward_of(cases.key_of(case.asked, case.q.dtype, 24))
