@@ -83,7 +83,7 @@ def _explain(options: Any) -> None:
         ArrayView(0, shape, dense_strides(shape), options.dtype, dtype.itemsize if dtype else 4, where)
         for shape in ((batch, seqlen_q, heads, head_dim), *[(batch, seqlen_k, heads_kv, head_dim)] * 2)
     ]
-    print(select(Problem.from_views(*views, mask=options.mask), device))
+    print(select(Problem.from_views(*views, mask=options.mask), device, "bwd" if options.backward else "fwd"))
 
 
 def _device(name: str) -> Device:
@@ -203,6 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("shape", type=int, nargs=6, metavar=shape)
     explain.add_argument("--dtype", default="bfloat16")
     explain.add_argument("--mask", default="full")
+    explain.add_argument("--backward", action="store_true", help="of the gradients")
     explain.add_argument("--device", default="auto", help="auto, cpu, or an architecture such as sm_90a or sm_80")
     compiling = command("compile", _compile)
     compiling.add_argument("slugs", nargs="*", help="kernels; all tuned ones by default")

@@ -7,7 +7,7 @@ import numpy as np
 import reference
 from numba_fa.testing.inputs import DTYPES, random_qkv
 from numba_fa.testing.programs import PROGRAMS, Sizes
-from numba_fa.testing.tolerance import assert_close
+from numba_fa.testing.tolerance import assert_close, assert_within
 from tests.declared import truth_of
 
 
@@ -67,3 +67,38 @@ def check_cell(cell, out, lse):
     batch, seqlen_q, seqlen_k, _ = cell.shape
     expected = truth(batch, seqlen_q, seqlen_k, *cell.heads, cell.head_dim, cell.dtype, cell.program)
     assert_close(out, lse, *expected, DTYPES[cell.dtype])
+
+
+@lru_cache(maxsize=64)
+def gradients_truth(batch, seqlen_q, seqlen_k, heads, heads_kv, head_dim, dtype, program):
+    """(true gradients, those of a naive computation in the cell's precision), `reference.Gradients`."""
+    q, k, v = random_qkv(batch, seqlen_q, seqlen_k, heads, heads_kv, head_dim, dtype)
+    dout, dlse = upstream(batch, seqlen_q, heads, head_dim, dtype)
+    sizes = Sizes(batch, seqlen_q, seqlen_k, heads)
+    asked = truth_of(PROGRAMS[program](sizes), sizes) | {"dlse": dlse}
+    truth = reference.attention_backward(q, k, v, dout, **asked)
+    return truth, reference.attention_backward_rounded(q, k, v, dout, **asked, dtype=dtype)
+
+
+def upstream(batch, seqlen_q, heads, head_dim, dtype):
+    """(dout like out, dlse): what a loss that takes both passes back."""
+    dout, *_ = random_qkv(batch, seqlen_q, 1, heads, heads, head_dim, dtype, seed=9)
+    return dout, np.random.default_rng(8).standard_normal((batch, heads, seqlen_q)).astype(np.float32)
+
+
+def check_gradients(cell, found):
+    """AssertionError unless the `numba_fa.Gradients` of a cell, as NumPy arrays, are right, those not wanted None.
+
+    Parameters' gradients, float32, may be off by a unit of the inputs' dtype besides: a few sums over all scores, whose
+    rounding errors in the naive computation cancel by luck or not.
+    """
+    batch, seqlen_q, seqlen_k, _ = cell.shape
+    truth, naive = gradients_truth(batch, seqlen_q, seqlen_k, *cell.heads, cell.head_dim, cell.dtype, cell.program)
+    for name in ("dq", "dk", "dv"):
+        assert_within(getattr(found, name), getattr(truth, name), getattr(naive, name), DTYPES[cell.dtype], name)
+    if truth.dsink is not None:
+        assert_within(found.dsink, truth.dsink, naive.dsink, DTYPES[cell.dtype], "dsink")
+    for got, true, rounded in zip(found.dbias, truth.dbias, naive.dbias, strict=True):
+        assert (got is None) == (not true)
+        for name in true:
+            assert_within(got, true[name], rounded[name], DTYPES[cell.dtype], name)

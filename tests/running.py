@@ -1,7 +1,8 @@
-"""Running a cell through the public call."""
+"""Running a cell through the public calls."""
 
 import numba_fa
 from numba_fa.testing.programs import PROGRAMS
+from tests.oracle import upstream
 
 
 def asked_of(cell, move=lambda array: array):
@@ -13,3 +14,14 @@ def asked_of(cell, move=lambda array: array):
 def run(cell, q, k, v, move=lambda array: array):
     """(out, lse)."""
     return numba_fa.attention(q, k, v, return_lse=True, **asked_of(cell, move))
+
+
+def run_backward(cell, q, k, v, move=lambda array: array, **options):
+    """The gradients of a loss of out and LSE, every one that there is."""
+    batch, seqlen_q, _, _ = cell.shape
+    dout, dlse = map(move, upstream(batch, seqlen_q, cell.heads[0], cell.head_dim, cell.dtype))
+    asked = asked_of(cell, move)
+    out, lse = numba_fa.attention(q, k, v, return_lse=True, **asked)
+    wanted = ["q", "k", "v"] + ["bias"] * any(bias.parameter for bias in asked["bias"] or ())
+    wanted += ["sink"] * (asked["sink_logits"] is not None)
+    return numba_fa.attention_backward(dout, q, k, v, out, lse, dlse=dlse, wanted=wanted, **asked, **options)

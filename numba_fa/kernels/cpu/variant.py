@@ -1,8 +1,9 @@
-"""The CPU forward as dispatch sees it."""
+"""The CPU kernels as dispatch sees them."""
 
 from __future__ import annotations
 
 import ctypes
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.tuning import key_for
-from numba_fa.dispatch.variant import BIASES, MASKS, Arrays, Variant
+from numba_fa.dispatch.variant import BIASES, MASKS, Arrays, GradientArrays, Variant
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.problem import Problem
 
@@ -42,6 +43,16 @@ def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[obje
     return (*views, numpy_view(arrays.lse) if arrays.lse else None, problem.scale)
 
 
+def _gradient_arguments(problem: Problem, key: DispatchKey, arrays: GradientArrays) -> tuple[object, ...]:
+    views = (arrays.q, arrays.k, arrays.v, arrays.out, arrays.dout, arrays.lse, arrays.dlse, arrays.dq, arrays.dk, arrays.dv)
+    dbias = tuple(view and numpy_view(view) for view in arrays.dbias)
+    for gradient in dbias:
+        if gradient is not None:  # the kernel adds to it
+            gradient[...] = 0
+    dsink = arrays.dsink and numpy_view(arrays.dsink)
+    return (*[view and numpy_view(view) for view in views], dsink, dbias, problem.scale)
+
+
 def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
     return (1, 1, 1)
 
@@ -63,4 +74,14 @@ FORWARD = Variant(
     programmed=True,
     biases=BIASES,
     sink=True,
+)
+
+BACKWARD = replace(
+    FORWARD,
+    name="backward-cpu",
+    op="bwd",
+    task="bwd",
+    source="numba_fa.kernels.cpu.backward:backward_of",
+    key_for=partial(key_for, "bwd", "cpu"),
+    arguments=_gradient_arguments,
 )
