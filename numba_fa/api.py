@@ -179,13 +179,14 @@ def explain(
     sink_logits: Any = None,
     scale: float | None = None,
     out: Any = None,
+    backward: bool = False,
 ) -> Explanation:
     """Which kernel `attention` would run on these arrays, and why not another. Compiles and launches nothing.
 
-    Arguments and errors as of `attention`.
+    backward: which one `attention_backward` would. Other arguments and errors as of `attention`.
     """
     problem = _examined(q, k, v, Given(mask, bias, sink_logits), scale, out)[3]
-    return select(problem, device_of(problem.device))
+    return select(problem, device_of(problem.device), "bwd" if backward else "fwd")
 
 
 @dataclass(frozen=True, slots=True)

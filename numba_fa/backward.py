@@ -111,6 +111,11 @@ def _checked(
     return replace(problem, alignment=alignment), asked
 
 
+def forget() -> None:
+    """Forget plans; kernels stay loaded."""
+    _plan.cache_clear()
+
+
 @lru_cache(maxsize=1024)
 def _plan(problem: Problem, wanted: Wanted, deterministic: bool, backend: str | None) -> GradientPlan:
     """The kernels for a problem. `backend` is in the cache's key only."""

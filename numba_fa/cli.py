@@ -83,7 +83,7 @@ def _explain(options: Any) -> None:
         ArrayView(0, shape, dense_strides(shape), options.dtype, dtype.itemsize if dtype else 4, where)
         for shape in ((batch, seqlen_q, heads, head_dim), *[(batch, seqlen_k, heads_kv, head_dim)] * 2)
     ]
-    print(select(Problem.from_views(*views, mask=options.mask), device))
+    print(select(Problem.from_views(*views, mask=options.mask), device, "bwd" if options.backward else "fwd"))
 
 
 def _device(name: str) -> Device:
@@ -102,7 +102,7 @@ def _compile(options: Any) -> int:
     from numba_fa.build.batch import compile_all
 
     families = ("sm90", "simt") if options.arch == "sm_90a" else ("simt",)
-    chosen = [DispatchKey.parse(slug) for slug in options.slugs] if options.slugs else list(keys(families))
+    chosen = map(DispatchKey.parse, options.slugs) if options.slugs else keys(families, tuple(options.tasks))
     return compile_all(chosen, options.arch, options.jobs)
 
 
@@ -203,12 +203,14 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("shape", type=int, nargs=6, metavar=shape)
     explain.add_argument("--dtype", default="bfloat16")
     explain.add_argument("--mask", default="full")
+    explain.add_argument("--backward", action="store_true", help="of the gradients")
     explain.add_argument("--device", default="auto", help="auto, cpu, or an architecture such as sm_90a or sm_80")
     compiling = command("compile", _compile)
     compiling.add_argument("slugs", nargs="*", help="kernels; all tuned ones by default")
     compiling.add_argument(
         "--arch", default="sm_90a", type=_architecture, help="sm_75, sm_80, sm_86, sm_89, sm_90a (default), sm_120a ..."
     )
+    compiling.add_argument("--tasks", nargs="*", default=["fwd", "bwd"], choices=["fwd", "bwd"], help="without slugs")
     compiling.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     inspect = command("inspect", _inspect)
     inspect.add_argument("slug")

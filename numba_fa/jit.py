@@ -14,11 +14,12 @@ from numba.cuda.datamodel import models
 from numba.cuda.extending import intrinsic, make_attribute_wrapper, overload, overload_attribute, register_model
 
 __all__ = [
-    "TOKENS", "KernelSource", "TensorMapType", "cuda", "device", "float32", "int32", "int64", "uint16", "uint32", "uint8",
+    "TOKENS", "KernelSource", "TensorMapType", "cuda", "device", "float32", "int32", "int64", "uint16", "uint32",
+    "uint64", "uint8",
 ]  # fmt: skip
 
-float32, int32, int64, uint16, uint32, uint8 = (
-    types.float32, types.int32, types.int64, types.uint16, types.uint32, types.uint8,
+float32, int32, int64, uint16, uint32, uint64, uint8 = (
+    types.float32, types.int32, types.int64, types.uint16, types.uint32, types.uint64, types.uint8,
 )  # fmt: skip
 
 

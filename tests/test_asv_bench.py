@@ -37,7 +37,7 @@ def test_series_skip_what_was_not_measured(module):
         assert tracks and all(track.unit and track.__doc__ for track in tracks)
 
 
-@pytest.mark.parametrize("module", ["forward", "masks", "workloads"])
+@pytest.mark.parametrize("module", ["forward", "backward", "masks", "workloads"])
 def test_series_of_a_gpu_measure_nothing_without_one(module, monkeypatch):
     monkeypatch.setattr(f"asv_bench.benchmarks.{module}.has_gpu", lambda: False)
     assert import_module(f"asv_bench.benchmarks.{module}").setup_cache() == {}

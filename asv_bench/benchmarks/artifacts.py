@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .common import SLUGS, Measured
+from .common import BACKWARD_SLUGS, SLUGS, Measured
 
 BIASED = ["document", "window", "causal-alibi", "causal-softcap", "causal-sink"]
-KERNELS = {slug: "sm_90a" for slug in SLUGS}
+KERNELS = {slug: "sm_90a" for slug in (*SLUGS, *BACKWARD_SLUGS)}
 KERNELS |= {SLUGS[3].replace("-causal-", f"-{program}-"): "sm_90a" for program in BIASED}
 KERNELS["fwd-simt-fp32-d64-causal-m64n64s1"] = "sm_80"
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from numba_fa.dispatch.tuning import key_for
+from numba_fa.kernels.sm90.backward_variant import main_key
 
 HEAD_DIMS, MASKS = (64, 128, 256), ("full", "causal")
 SLUGS = [key_for("fwd", "sm90", "bf16", head_dim, mask).slug for head_dim in HEAD_DIMS for mask in MASKS]
+BACKWARD_SLUGS = [main_key("bf16", head_dim, mask).slug for head_dim in HEAD_DIMS for mask in MASKS]
 
 
 class Measured:

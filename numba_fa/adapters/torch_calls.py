@@ -14,6 +14,11 @@ from numba_fa.problem.flat import flat, parameters
 from numba_fa.problem.masks import mask_named
 from numba_fa.problem.problem import choice_faults
 
+_SEEN = (
+    "whose gradients are recorded, or that are transformed or cast by autocast; take the tensor that attention returns, or "
+    "call under torch.no_grad()"
+)
+
 
 def recorded(
     operators: Operators, q: Any, k: Any, v: Any, given: Given, scale: Any, out: Any, return_lse: bool, deterministic: bool
@@ -23,10 +28,7 @@ def recorded(
     if chosen is None or biases is None:
         raise _meant_nothing(given.mask, given.bias)
     if out is not None:
-        raise UnsupportedError(
-            "out is given for tensors whose gradients are recorded, or that are traced or cast by autocast; take the tensor "
-            "that attention returns, or call under torch.no_grad()"
-        )
+        raise UnsupportedError(f"out is given for tensors {_SEEN}")
     program, ints, floats, arrays = flat(chosen, biases)
     *arrays, sink = _tensors(chosen, biases, arrays, given.sink_logits)
     _refuse_lost_gradients(program, arrays, Given(chosen, biases, sink))
@@ -53,6 +55,8 @@ def traced(
         q, k, v, arrays, sink_logits, program, ints, floats, None if scale is None else float(scale), deterministic
     )
     if out is not None:
+        if made.requires_grad or out.shape != made.shape or out.dtype != made.dtype:
+            _refuse_out(tuple(made.shape))
         out.copy_(made)
         made = out
     return (made, lse) if return_lse else made
@@ -66,7 +70,12 @@ def _refuse(mask: Any, bias: Any) -> NoReturn:
     raise _meant_nothing(mask, bias)
 
 
-_refuse._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compile calls it instead of reading it
+def _refuse_out(shape: tuple[int, ...]) -> NoReturn:
+    raise UnsupportedError(f"out is given for tensors {_SEEN}; in a graph out must be of q's dtype and shape {shape}")
+
+
+# torch.compile calls these instead of reading them.
+_refuse._dynamo_marked_constant = _refuse_out._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _tensors(mask: Any, biases: Any, arrays: list[Any], sink_logits: Any) -> list[Any]:

@@ -171,6 +171,11 @@ def ld_global_f32(address: int) -> np.float32:
     return _global(int(address), 4, "ld_global_f32").view(np.float32)[0]
 
 
+def ld_global_u16(address: int) -> int:
+    """16 bits of global memory."""
+    return int(_global(int(address), 2, "ld_global_u16").view(np.uint16)[0])
+
+
 def ticket_wait(address: int, value: int) -> None:
     """Blocks run one after another here, so whom this one waits for is done, or it will never be."""
     ticket = int(_global(int(address), 4, "ticket_wait").view(np.int32)[0])
@@ -218,5 +223,5 @@ def _global(address: int, size: int, what: str) -> np.ndarray:
 TWINS = (
     keep_from, column_exponential, column_gradient, stmatrix_words, store_quads, share_words, shared_values,
     gemm_tt, bulk_load, bulk_reduce_add,
-    load_words, load_quads, add_quads, store_zero, dot_words, ld_global_f32, ticket_wait, ticket_set,
+    load_words, load_quads, add_quads, store_zero, dot_words, ld_global_f32, ld_global_u16, ticket_wait, ticket_set,
 )  # fmt: skip

@@ -12,6 +12,7 @@ from numba_fa.emulator.dual import Dual, differentiated, slope_of
 from numba_fa.ptx.fragment import column_of, row_of
 
 _NEG_INF = np.float32(-np.inf)
+_of_duals = lru_cache(maxsize=16)(differentiated)  # asked of every score anew
 
 
 @lru_cache
@@ -53,6 +54,15 @@ def map_both(
     return map_scores(count, function, clamp, fragment, *arguments), slopes
 
 
+def value_and_slope(
+    function: Callable[..., Any], score: np.float32, b: int, h: int, q: int, kv: int, aux: Any
+) -> tuple[np.float32, np.float32]:
+    """The function of one score, and its derivative."""
+    places = (int(b), int(h), int(q), int(kv), aux)
+    value = function(np.float32(score), *places)
+    return np.float32(value), np.float32(slope_of(_of_duals(function)(Dual(score, 1), *places)))
+
+
 def map_gradient(
     count: int, function: Callable[..., Any], clamp: bool, fragment: np.ndarray, outer: np.ndarray, *arguments: Any
 ) -> np.ndarray:
@@ -80,4 +90,4 @@ def keep_visible(
     return result
 
 
-TWINS = (map_scores, map_both, map_gradient, chain, keep_visible)
+TWINS = (map_scores, map_both, value_and_slope, map_gradient, chain, keep_visible)

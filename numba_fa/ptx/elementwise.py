@@ -70,6 +70,23 @@ def make_map_both(count: int, function: Any, *, clamp: bool = False, fast: bool 
     )
 
 
+def make_value_and_slope(function: Any) -> Any:
+    """value_and_slope(score, b, h, q, kv, aux) -> (function(score, b, h, q, kv, aux), its derivative by the score).
+
+    For kernels that call a function element by element; positions are never negative.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        dual = DualType()
+        call = _Call(context, builder, function, [dual, *[POSITION] * 4, signature.args[5]], False)
+        seed = paired(builder, cast(builder, args[0], "f"), ir.Constant(F32, 1.0))
+        places = [packed(builder, POSITION, Whole.of(builder, cast(builder, each, "r"), small=True)) for each in args[1:5]]
+        both = read(builder, dual, context.cast(builder, call([seed, *places], args[5]), call.result, dual))
+        return pack(context, builder, signature.return_type, [each.value for each in both])
+
+    return make("value_and_slope", 6, lambda *_: floats(2), generate, parameters=(function,))
+
+
 def make_chain(count: int) -> Any:
     """chain(slopes, derivatives) -> their products, 0 where a slope is 0 whatever the derivative."""
 

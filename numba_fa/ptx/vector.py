@@ -73,6 +73,10 @@ def make_dot(dtype: str) -> Any:
 
 # ld_global_f32(address) -> one float32 of what no kernel writes meanwhile
 ld_global_f32 = define(Op("ld_global_f32", "l", "ld.global.nc.f32 $0, [$1];", "f"))
+# ld_global_u16(address) -> a 16-bit pattern, likewise
+ld_global_u16 = define(
+    Op("ld_global_u16", "l", "{\n.reg .b16 h;\nld.global.nc.u16 h, [$1];\ncvt.u32.u16 $0, h;\n}", "r")
+)
 
 
 def make_add_quads(count: int) -> Any:

@@ -9,21 +9,25 @@ from typing import Any
 class BackwardPlan:
     """The Hopper backward of q, k, v with the library's own out and LSE. results: dq, dk, dv; at first NaN."""
 
-    def __init__(self, q: Any, k: Any, v: Any, dout: Any, mask: str, op: str = "bwd", grid: int | None = None) -> None:
+    def __init__(
+        self, q: Any, k: Any, v: Any, dout: Any, mask: Any, op: str = "bwd", grid: int | None = None, bias: Any = None
+    ) -> None:
         """op: the main kernel's kind, "bwd", "bwd_det" or "bwd_red". grid: its blocks, as many as is best by default."""
         import torch
 
         import numba_fa
         from numba_fa.adapters.arrays import library_of
+        from numba_fa.adapters.given import Given
         from numba_fa.backward import plan_for
         from numba_fa.dispatch.variant import GradientArrays
         from numba_fa.kernels.sm90.backward_variant import BACKWARD
         from numba_fa.problem.problem import Problem
 
         library = library_of(q)
-        self.inputs = (q, k, v, dout, *numba_fa.attention(q, k, v, mask=mask, return_lse=True))
+        self.inputs = (q, k, v, dout, *numba_fa.attention(q, k, v, mask=mask, bias=bias, return_lse=True))
         at_q, at_k, at_v, at_dout, at_out, at_lse = map(library.view, self.inputs)
-        self._problem = Problem.from_views(at_q, at_k, at_v, mask=mask)
+        viewed = Given(mask, bias, None).viewed()
+        self._problem = Problem.from_views(at_q, at_k, at_v, mask=viewed.mask, bias=viewed.bias)
         self.key = replace(BACKWARD.configure(self._problem), op=op)
         variant = replace(BACKWARD, op=op)
         if grid is not None:

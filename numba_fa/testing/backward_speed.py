@@ -8,7 +8,7 @@ size of 2048; 2.5 times the forward's operations are counted.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -90,24 +90,35 @@ def _error(
     return [((a.float() - b).norm() / b.norm().clamp_min(1e-3)).item() for a, b in zip(plan.results, truths)]
 
 
-def _row(head_dim: int, mask: str, seqlen: int, grids: list[str], options: Any) -> str:
+def measure(
+    head_dim: int, mask: str, seqlen: int, dtype: str, *, grids: Sequence[str] = (), ops: Sequence[str] = (),
+    peers: Sequence[str] = (), repeats: int = 20,
+) -> tuple[dict[str, float], float]:  # fmt: skip
+    """(milliseconds of the whole backward, of those with other grids or kernels, of the peers', of each kernel alone;
+    operations that are counted)."""
     import torch
 
     batch, heads = TOKENS // seqlen, HIDDEN // head_dim
     shape = (batch, seqlen, heads, head_dim)
-    q, k, v, dout = (torch.randn(shape, device="cuda", dtype=getattr(torch, options.dtype)) for _ in range(4))
+    q, k, v, dout = (torch.randn(shape, device="cuda", dtype=getattr(torch, dtype)) for _ in range(4))
     plan = BackwardPlan(q, k, v, dout, mask)
     functions: dict[str, Callable[[], Any]] = {"numba_fa": plan.run}
     tiles = -(-seqlen // plan.key.block_n) * heads * batch
     for name in grids:
         blocks = tiles if name == "tiles" else min(tiles, torch.cuda.get_device_properties(0).multi_processor_count)
         functions[name] = BackwardPlan(q, k, v, dout, mask, grid=blocks).run
-    functions |= {op: BackwardPlan(q, k, v, dout, mask, op).run for op in options.ops}
-    functions |= {peer: _peer(peer, q, k, v, dout, mask) for peer in options.peers}
+    functions |= {op: BackwardPlan(q, k, v, dout, mask, op).run for op in ops}
+    functions |= {peer: _peer(peer, q, k, v, dout, mask) for peer in peers}
     for name in ("bwd_pre", "bwd", "bwd_fin"):
         functions[name] = lambda name=name: plan.run((name,))  # type: ignore[misc]
-    times = median_time(functions, repeats=options.repeats)
     flops = 2.5 * forward_flops(batch, heads, seqlen, seqlen, head_dim, head_dim, causal=mask == "causal")
+    return median_time(functions, repeats=repeats), flops
+
+
+def _row(head_dim: int, mask: str, seqlen: int, grids: list[str], options: Any) -> str:
+    times, flops = measure(
+        head_dim, mask, seqlen, options.dtype, grids=grids, ops=options.ops, peers=options.peers, repeats=options.repeats
+    )
     rates = {name: flops / time / 1e9 for name, time in times.items()}
     best = max((rates[peer] for peer in options.peers), default=rates["numba_fa"])
     cells = [f"{rates[name]:.0f}" for name in ("numba_fa", *grids, *options.ops, *options.peers)]

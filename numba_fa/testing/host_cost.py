@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from unittest import mock
 
 LIMITS = {"attention": 12.0, "Plan.run": 6.0}  # microseconds, on a GPU's host
 _BATCH = 50  # calls between synchronisations, so that the queue of launches never fills
+_LAUNCHES = 16  # that a pretended GPU remembers
 
 
 def main() -> int:
@@ -93,25 +95,25 @@ def _real_device() -> Iterator[None]:
 
 
 @contextmanager
-def pretended_gpu() -> Iterator[list[tuple[Any, ...]]]:
-    """A Hopper GPU whose arrays are the CPU's and whose launches do nothing; gives the list of the last launch.
+def pretended_gpu() -> Iterator[deque[tuple[Any, ...]]]:
+    """A Hopper GPU whose arrays are the CPU's and whose launches do nothing; gives what the driver got at the last ones.
 
     Nothing is compiled. Everything else on the path of a call is what runs on a GPU.
     """
     from cuda.bindings import driver
 
-    from numba_fa import api
+    from numba_fa import api, backward
     from numba_fa.build import launch
     from numba_fa.build.artifact import Artifact
     from numba_fa.build.loader import LoadedKernel
     from numba_fa.dispatch.device import HOPPER
 
     artifact = Artifact("pretended", "sm_90a", "", b"", 0, 0, 0, 0, 0, 384, {})
-    kernel, last = LoadedKernel(artifact, None, 0), [()]
+    kernel, launches = LoadedKernel(artifact, None, 0), deque[tuple[Any, ...]](maxlen=_LAUNCHES)
     done = (driver.CUresult.CUDA_SUCCESS,)
 
     def no_launch(*arguments: Any) -> Any:
-        last[0] = arguments
+        launches.append(arguments)
         return done
 
     def no_map(tensor_map: Any) -> Callable[[int], bytes]:
@@ -119,16 +121,19 @@ def pretended_gpu() -> Iterator[list[tuple[Any, ...]]]:
 
     with (
         mock.patch.object(api, "device_of", lambda name: HOPPER),
+        mock.patch.object(backward, "device_of", lambda name: HOPPER),
         mock.patch("numba_fa.build.loader.load", lambda *key: kernel),
         mock.patch.object(launch, "_make_current", lambda device: lambda: None),
         mock.patch.object(launch, "encoder", no_map),
         mock.patch.object(driver, "cuLaunchKernel", no_launch),
     ):
         api.forget()
+        backward.forget()
         try:
-            yield last
+            yield launches
         finally:
             api.forget()
+            backward.forget()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Forward TFLOP/s with masks and biases on a GPU beside FlexAttention (torch.compile), in one process.
+"""TFLOP/s with masks and biases on a GPU beside FlexAttention (torch.compile), in one process: forward, or backward.
 
 `python -m numba_fa.testing.speed_masks` prints README's table of masks and biases: 16384 tokens, hidden size 2048,
 bfloat16, head_dim 128. Causal counts half the work, a window of w keys seqlen * w, a document mask the visible pairs.
-Every kernel's result is compared with the peer's before anything is timed.
+Every kernel's result is compared with the peer's before anything is timed. `--backward` does the same for gradients, whose
+operations are 2.5 times the forward's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numba_fa
+from numba_fa.testing.backward_plan import BackwardPlan
 from numba_fa.testing.programs import alibi_mod, causal_mod
 from numba_fa.testing.timing import median_time
 
@@ -115,6 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--head-dim", type=int, default=HEAD_DIM)
+    parser.add_argument("--backward", action="store_true")
     options = parser.parse_args()
     import torch
 
@@ -128,11 +131,25 @@ def main() -> None:
 
 def _rows(case: Case, options: Any) -> list[str]:
     import torch
-    from torch.nn.attention.flex_attention import flex_attention
 
     batch, heads = TOKENS // case.seqlen, HIDDEN // options.head_dim
     shape = (batch, case.seqlen, heads, options.head_dim)
-    q, k, v = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    q, k, v, dout = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(4))
+    functions = _backwards(case, q, k, v, dout) if options.backward else _forwards(case, q, k, v)
+    times = median_time(functions, repeats=options.repeats)
+    flops = 4 * batch * heads * case.work(case.seqlen) * options.head_dim * (2.5 if options.backward else 1)
+    rates = {name: flops / times[name] / 1e9 for name in functions}
+    flex = rates.pop("FlexAttention")
+    return [
+        f"| {case.name} | {case.seqlen} | {name} | {rate:.0f} | {flex:.0f} | {rate / flex:.2f} |"
+        for name, rate in rates.items()
+    ]
+
+
+def _forwards(case: Case, q: Any, k: Any, v: Any) -> dict[str, Callable[[], Any]]:
+    import torch
+    from torch.nn.attention.flex_attention import flex_attention
+
     heads_first, compiled, asked = [x.transpose(1, 2) for x in (q, k, v)], torch.compile(flex_attention), case.flex(q)
     functions = {"FlexAttention": lambda: compiled(*heads_first, **asked)}
     wanted = functions["FlexAttention"]().transpose(1, 2).float()
@@ -140,18 +157,32 @@ def _rows(case: Case, options: Any) -> list[str]:
         arguments = ours(q)
         plan, out = numba_fa.plan(q, k, v, **arguments), torch.full_like(q, math.nan)
         plan.run(q, k, v, out)
-        error = ((out.float() - wanted).norm() / wanted.norm()).item()
-        if not error < 1e-2:
-            raise SystemExit(f"{plan.key.slug} differs from FlexAttention: relative error {error}")
+        _compare(plan.key.slug, out, wanted)
         functions[name] = lambda plan=plan, out=out: plan.run(q, k, v, out)
-    times = median_time(functions, repeats=options.repeats)
-    flops = 4 * batch * heads * case.work(case.seqlen) * options.head_dim
-    rates = {name: flops / times[name] / 1e9 for name in functions}
-    flex = rates.pop("FlexAttention")
-    return [
-        f"| {case.name} | {case.seqlen} | {name} | {rate:.0f} | {flex:.0f} | {rate / flex:.2f} |"
-        for name, rate in rates.items()
-    ]
+    return functions
+
+
+def _backwards(case: Case, q: Any, k: Any, v: Any, dout: Any) -> dict[str, Callable[[], Any]]:
+    import torch
+    from torch.nn.attention.flex_attention import flex_attention
+
+    leaves = [x.detach().clone().requires_grad_() for x in (q, k, v)]
+    out = torch.compile(flex_attention)(*[x.transpose(1, 2) for x in leaves], **case.flex(q)).transpose(1, 2)
+    functions = {"FlexAttention": lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True)}
+    wanted = functions["FlexAttention"]()
+    for name, ours in case.ours.items():
+        plan = BackwardPlan(q, k, v, dout, **{"mask": "full"} | ours(q))
+        plan.run()
+        for result, expected in zip(plan.results, wanted):
+            _compare(plan.key.slug, result, expected.float())
+        functions[name] = plan.run
+    return functions
+
+
+def _compare(slug: str, result: Any, wanted: Any) -> None:
+    error = ((result.float() - wanted).norm() / wanted.norm()).item()
+    if not error < 1e-2:
+        raise SystemExit(f"{slug} differs from FlexAttention: relative error {error}")
 
 
 if __name__ == "__main__":

@@ -115,3 +115,9 @@ def test_a_family_that_has_no_backward_says_so(case, monkeypatch):
 def test_repeats_are_equal_bit_by_bit(case):
     first = backward(case, deterministic=True)
     assert all(np.array_equal(x, y) for x, y in zip(first[:3], backward(case, deterministic=True)[:3]))
+
+
+def test_explain_says_which_kernel_it_is(case):
+    q, k, v, *_ = case
+    told = numba_fa.explain(q, k, v, mask="causal", backward=True)
+    assert (told.variant.name, told.key.op) == ("backward-cpu", "bwd")

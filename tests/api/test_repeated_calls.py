@@ -49,25 +49,27 @@ def warm():
 
 
 def python_calls(call):
-    """How many Python functions `call` enters; the collector, whose callbacks (hypothesis has two) count, is off."""
+    """How many Python functions `call` enters."""
     count = 0
 
     def see(frame, event, argument):
         nonlocal count
         count += event == "call"
 
-    gc.disable()
     sys.setprofile(see)
     try:
         call()
     finally:
         sys.setprofile(None)
-        gc.enable()
     return count - 1
 
 
 def test_a_repeated_call_enters_few_functions():
-    """Functions entered, not time: that a busy machine does not change. Three of them stand in for the driver."""
+    """Functions entered, not time: that a busy machine does not change. Three of them stand in for the driver.
+
+    The least of several calls: an allocator may give a result another address than the last one had, which is written into
+    the parameters; and the collector may come in between.
+    """
     from numba_fa.testing.host_cost import pretended_gpu
 
     q, k, v = (torch.zeros(1, 64, 2, 64, dtype=torch.bfloat16) for _ in range(3))
@@ -88,7 +90,7 @@ def test_a_repeated_call_enters_few_functions():
         for name, (_, call) in calls.items():
             for _ in range(3):
                 call()
-            counts[name] = python_calls(call)
+            counts[name] = min(python_calls(call) for _ in range(8))
     assert all(counts[name] <= most for name, (most, _) in calls.items()), counts
 
 
@@ -349,11 +351,11 @@ def test_a_launch_has_the_addresses_of_its_own_call():
 
     lengths = [torch.tensor([n], dtype=torch.int32) for n in (60, 50)]
     arrays = [[torch.zeros(1, 64, 2, 64, dtype=torch.bfloat16) for _ in range(3)] for _ in range(2)]
-    with pretended_gpu() as last:
+    with pretended_gpu() as launches:
         for _ in range(2):
             for (q, k, v), length in zip(arrays, lengths):
                 out, lse = numba_fa.attention(q, k, v, mask=numba_fa.KeyPadding(length), return_lse=True)
-                places = (ctypes.c_void_p * 17).from_address(last[0][9])
+                places = (ctypes.c_void_p * 17).from_address(launches[-1][9])
                 words = [ctypes.c_int64.from_address(place).value for place in places]
                 assert words[:5] == [x.data_ptr() for x in (q, k, v, out, lse)]
                 assert words[12:] == [0, 0, 1, 4, length.data_ptr()]

@@ -168,6 +168,9 @@ def test_faults_in_a_graph():
         compiled(q, k[:, :5], v)
     with pytest.raises(Exception, match="mask is 'diagonal'"):
         compiled(q, k, v, mask="diagonal")
+    for out, inputs in ((torch.empty_like(k), (q, k, v)), (torch.empty_like(q), qkv())):
+        with pytest.raises(Exception, match="out is given for tensors"):
+            compiled(*inputs, out=out)
 
 
 def test_the_first_thing_a_process_does_with_us_may_be_to_compile():

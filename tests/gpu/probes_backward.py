@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 
-from numba_fa.jit import KernelSource, cuda, device, float32, int32, uint8
+from numba_fa.jit import KernelSource, cuda, device, float32, int32, uint8, uint16
 from numba_fa.ptx.bulk import bulk_load, bulk_reduce_add
 from numba_fa.ptx.fragment import make_pack
 from numba_fa.ptx.fragment_columns import (
@@ -20,7 +20,15 @@ from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.memory import float_to_bits, shared_address, st_shared_u32
 from numba_fa.ptx.order import ticket_set, ticket_wait
 from numba_fa.ptx.tma import bulk_commit_group, bulk_wait_group, fence_proxy_async
-from numba_fa.ptx.vector import ld_global_f32, load_words, make_add_quads, make_dot, make_load_quads, store_zero
+from numba_fa.ptx.vector import (
+    ld_global_f32,
+    ld_global_u16,
+    load_words,
+    make_add_quads,
+    make_dot,
+    make_load_quads,
+    store_zero,
+)
 from numba_fa.ptx.wgmma import make_gemm_tt
 from numba_fa.tile.layout import mn_major_descriptor, mn_major_step
 from tests.gpu.probe import Probe
@@ -188,13 +196,14 @@ def vector_probe():
     """Pieces between global memory and registers, by a warpgroup."""
     load_quads, add_quads, scatter = make_load_quads(QUADS), make_add_quads(QUADS), make_scatter(QUADS)
 
-    def kernel(pieces, sums, out, single):
+    def kernel(pieces, sums, out, single, half):
         thread = int32(cuda.threadIdx.x)
         fragment = load_quads(pieces + 16 * thread)
         scatter(out, thread * QUADS, fragment)
         add_quads(fragment, sums + 16 * (thread ^ 5))
         add_quads(fragment, sums + 16 * (thread ^ 6))
         single[thread] = ld_global_f32(pieces + 4 * thread)
+        half[thread] = uint16(ld_global_u16(pieces + 2 * thread))
 
     values, start = integers(4, 128, QUADS), integers(5, 128, QUADS)
 
@@ -203,9 +212,10 @@ def vector_probe():
 
     thread = np.arange(128)
     sums = laid(start + values[thread ^ 5] + values[thread ^ 6])
-    truth = {1: sums, 2: values, 3: laid(values).reshape(-1)[:128]}
-    outs = [np.full_like(values, 7), np.full(128, 7, np.float32)]
-    source = KernelSource(kernel, ("pointer", "pointer", "float32*", "float32*"), 128, 0)
+    first = laid(values).reshape(-1)[:128]
+    truth = {1: sums, 2: values, 3: first, 4: first.view(np.uint16)[:128]}
+    outs = [np.full_like(values, 7), np.full(128, 7, np.float32), np.full(128, 7, np.uint16)]
+    source = KernelSource(kernel, ("pointer", "pointer", "float32*", "float32*", "uint16*"), 128, 0)
     yield Probe("vector", source, [laid(values), laid(start), *outs], truth)
 
 

@@ -12,6 +12,7 @@ from numba_fa.ptx.elementwise import (
     make_map,
     make_map_both,
     make_map_gradient,
+    make_value_and_slope,
     real,
     scalars,
     to_float32,
@@ -206,6 +207,23 @@ def scalar_call_probe():
     yield Probe("scalar_call", source, [values, np.full_like(values, 7)], {1: truth.astype(np.float32)})
 
 
+def value_and_slope_probe():
+    """A score's function with its derivative, element by element."""
+    both = make_value_and_slope(device(square))
+
+    def kernel(source, changed, slopes):
+        thread = int32(cuda.threadIdx.x)
+        for i in range(COUNT):
+            at = thread * COUNT + i
+            changed[at], slopes[at] = both(source[at], 2, 3, thread, i, (int32(7), float32(0.25)))
+
+    values = np.round(fragments(6, special=False) * 64) / 64
+    changed = square(values, 2, 3, np.arange(32)[:, None], np.arange(COUNT), (7, 0.25))
+    source, outs = KernelSource(kernel, ("float32*",) * 3, 32, 0), [np.full_like(values, 7) for _ in range(2)]
+    truth = {1: changed.astype(np.float32), 2: values * np.float32(0.5)}
+    yield Probe("value_and_slope", source, [values, *outs], truth)
+
+
 def _two_chains(values):
     """Sums along the last axis as the fragment's operations form them: every other term in a chain of its own."""
     chains = [np.add.accumulate(values[:, start::2], axis=1)[:, -1] for start in (0, 1)]
@@ -326,6 +344,7 @@ def probes():
     yield from elementwise_probes()
     yield from gradient_probes()
     yield from scalar_call_probe()
+    yield from value_and_slope_probe()
     yield from pack_probes()
     yield from scalar_probes()
     yield from conversion_probes()

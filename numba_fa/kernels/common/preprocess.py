@@ -1,17 +1,36 @@
 """Before a backward: of each query delta = sum(dO * O) - dLSE and its LSE in base 2; and zeros where dQ is summed up."""
 
+from typing import Any
+
 import numpy as np
 
 from numba_fa.dispatch.key import DispatchKey
+from numba_fa.flash.convert import CONVERSIONS
 from numba_fa.flash.online_softmax import LOG2_E, NEG_INF, ZERO
 from numba_fa.jit import KernelSource, cuda, device, int32, int64
 from numba_fa.kernels.common.signatures import PREPROCESS_SIGNATURE
 from numba_fa.ptx.memory import st_global_f32
-from numba_fa.ptx.vector import ld_global_f32, load_words, make_dot, store_zero
+from numba_fa.ptx.vector import ld_global_f32, ld_global_u16, load_words, make_dot, store_zero
 from numba_fa.ptx.warp import shfl_bfly
 
 THREADS = 256
 INFINITY = np.float32(np.inf)
+
+
+def _element_by_element(dtype: str) -> tuple[Any, Any]:
+    """(load(address) -> float32, their product)."""
+    _, widen, _ = CONVERSIONS[dtype]
+    load_element = ld_global_f32 if dtype == "fp32" else ld_global_u16
+
+    @device
+    def load(address):
+        return widen(load_element(address))
+
+    @device
+    def product(a, b):
+        return a * b
+
+    return load, product
 
 
 def make_preprocess(key: DispatchKey) -> KernelSource:
@@ -20,18 +39,19 @@ def make_preprocess(key: DispatchKey) -> KernelSource:
     Its parameters: pointers to O, dO, LSE (natural, float32 (batch, heads, seqlen_q)), dLSE (alike, or 0), to the result
     (float32 (batch, heads, tiles, 2, block_m): LSE in base 2, delta) and to what is to be zeroed (0: nothing); strides in
     bytes of O's and of dO's axes batch, seqlen and heads; heads, seqlen_q, head_dim; bytes a tile of what is zeroed;
-    pointer to an int32 a tile to be zeroed too (0: none). Rows of O and dO are whole multiples of 16 bytes and lie so.
+    pointer to an int32 a tile to be zeroed too (0: none). Rows of O and dO are whole multiples of 16 bytes and lie so,
+    except for family "simt", which takes any alignment and reads element by element.
 
     A row that sees nothing (LSE -inf) and rows past the end get LSE +inf, so that exp2(score - LSE) is 0, and delta 0.
     """
-    BLOCK_M, ITEM = key.block_m, 4 if key.dtype == "fp32" else 2
-    PIECE = 16 // ITEM  # elements a load
-    LANES = 4  # threads that share a row, so that a warp's loads are of whole sectors
+    BLOCK_M, ITEM, ANYWHERE = key.block_m, 4 if key.dtype == "fp32" else 2, key.family == "simt"
+    PIECE = 1 if ANYWHERE else 16 // ITEM  # elements a load
+    LANES = 16 if ANYWHERE else 4  # threads that share a row, so that a warp's loads are of whole sectors
     while LANES < 32 and LANES * PIECE < key.head_dim:
         LANES *= 2
     STRIDE = LANES * PIECE
     ROWS, PARTS = THREADS // LANES, -(-key.head_dim // STRIDE)
-    dot = make_dot(key.dtype)
+    load, dot = _element_by_element(key.dtype) if ANYWHERE else (load_words, make_dot(key.dtype))
 
     @device
     def over_lanes(value):
@@ -60,7 +80,7 @@ def make_preprocess(key: DispatchKey) -> KernelSource:
                 if q_idx < seqlen_q and column < head_dim:
                     at = int64(q_idx) * o_row + column * ITEM
                     do_at = int64(q_idx) * do_row + column * ITEM
-                    total += dot(load_words(o + at), load_words(do + do_at))
+                    total += dot(load(o + at), load(do + do_at))
             total = over_lanes(total)
             if lane == 0:
                 natural = NEG_INF

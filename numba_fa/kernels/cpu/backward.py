@@ -9,7 +9,7 @@ from numba_fa.kernels.cpu import backward_tasks as tasks
 from numba_fa.kernels.cpu.backward_hooks import derive_none, gather_none, make_derive, make_hide, make_parameter
 from numba_fa.kernels.cpu.backward_tile import judge, make_converters
 from numba_fa.kernels.cpu.forward import ONE_AT_A_TIME
-from numba_fa.kernels.cpu.hooks import LOG2_E, make_hooks
+from numba_fa.kernels.cpu.hooks import LOG2_E, make_next_keys
 from numba_fa.kernels.cpu.launch_arguments import pack
 from numba_fa.problem.tokens import tokens_of
 
@@ -61,7 +61,7 @@ class _Call(NamedTuple):
 class _Backward:
     def __init__(self, key):
         self.key, self.tokens = key, tokens_of(key.mask, key.bias)
-        self.hooks = make_hooks(key.mask, key.bias, self.tokens)
+        self.next_keys = make_next_keys(key.mask, self.tokens)
         self.hide = make_hide(key.mask, self.tokens)
         self.derive = make_derive(key.mask, key.bias, self.tokens)
 
@@ -75,12 +75,12 @@ class _Backward:
         call = _Call(
             sizes, np.array([_place(x) for x in (q, k, v, out, dout, dq, dk, dv)], np.int64), lse,
             _NONE if dlse is None else dlse, np.empty((2, *lse.shape), np.float32), pack(self.tokens, aux),
-            np.zeros(1, np.int64), self.hooks.next_keys, self.hide, self.derive or derive_none, gather_none,
+            np.zeros(1, np.int64), self.next_keys, self.hide, self.derive or derive_none, gather_none,
             *make_converters(key.dtype), judge, scale if biased else np.float32(scale * LOG2_E), scale,
         )  # fmt: skip
         call.run(tasks.prepare, sizes.batch * sizes.heads)
         if dsink is not None:
-            dsink[:] = _sink_gradient(aux[self.hooks.sink], lse, call.rows[1])
+            dsink[:] = _sink_gradient(aux[-1], lse, call.rows[1])
         _run_matrices(call, dq is not None, dk is not None or dv is not None)
         for n, gradient in enumerate(dbias or ()):
             if gradient is not None:

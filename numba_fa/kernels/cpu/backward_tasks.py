@@ -47,8 +47,8 @@ _f = types.float32
 # sizes, places, lse, dlse, rows (log2 of sums and delta: 2, batch, heads, seqlen_q), packed, packed gradient of a
 # parameter, hooks, converters, judge, factor, scale, number of the task
 TASK = types.void(
-    _SIZES, types.Array(types.int64, 2, "C"), *[types.Array(_f, 3, "A", readonly=True)] * 2, types.Array(_f, 4, "C"), PACKED,
-    PACKED, *[types.FunctionType(hook) for hook in (NEXT_KEYS, HIDE, DERIVE, GATHER, LOAD, LOAD, STORE, JUDGE)], _f, _f,
+    _SIZES, types.Array(types.int64, 2, "C"), *[types.Array(_f, 3, "A", readonly=True, aligned=False)] * 2,
+    types.Array(_f, 4, "C"), PACKED, PACKED, *[types.FunctionType(hook) for hook in (NEXT_KEYS, HIDE, DERIVE, GATHER, LOAD, LOAD, STORE, JUDGE)], _f, _f,
     types.int64,
 )  # fmt: skip
 
@@ -91,9 +91,9 @@ def prepare(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys, 
         load_rows(address_of(places, OUT, batch, start, head), places[OUT, 2], count, sizes.head_dim, ONE, out)
         load_rows(address_of(places, DOUT, batch, start, head), places[DOUT, 2], count, sizes.head_dim, ONE, dout)
         for i in range(count):
-            natural, total = lse[batch, head, start + i], ZERO
+            natural, total = lse[batch, head, start + i], 0.0
             for e in range(sizes.head_dim):
-                total += dout[i, e] * out[i, e]
+                total += np.float64(dout[i, e]) * np.float64(out[i, e])
             if dlse.size:
                 total -= dlse[batch, head, start + i]
             rows[0, batch, head, start + i] = INFINITY if natural == MINUS_INFINITY else natural * _LOG2_E

@@ -69,7 +69,7 @@ class HostTerm(Term):
 
     __slots__ = ("context", "number")
     FUNCTIONS = {
-        "ex2": np.exp2, "lg2": math.log2, "sqrt": math.sqrt, "sin": math.sin, "cos": math.cos, "tanh": math.tanh,
+        "exp": math.exp, "lg2": math.log2, "sqrt": math.sqrt, "sin": math.sin, "cos": math.cos, "tanh": math.tanh,
         "coshf": math.cosh, "sinhf": math.sinh, "rint": np.rint, "minimum": np.fmin, "maximum": np.fmax,
         "fabs": math.fabs,
     }  # fmt: skip
@@ -88,7 +88,8 @@ class HostTerm(Term):
         return self._binary("fdiv", other)
 
     def hardware(self, name):
-        return self.simple(name)
+        # Not np.exp2: Numba cannot compile it for both float32 and float64 in one function.
+        return (self * math.log(2.0)).simple("exp") if name == "ex2" else self.simple(name)
 
     def simple(self, name, *others):
         values = [self.value, *(self.lift(other).value for other in others)]
@@ -283,9 +284,9 @@ def _register_all():
     known = {key: row for row in (*OPERATORS, *FUNCTIONS) for key in row.keys}
     for key, row in known.items():
         _register(row, key)
-    functions = [each for each in (*vars(math).values(), *vars(np).values()) if isinstance(each, BuiltinFunctionType | np.ufunc)]
-    for key in dict.fromkeys(functions):
-        if key not in known:
+    for key in (*vars(math).values(), *vars(np).values()):
+        if isinstance(key, BuiltinFunctionType | np.ufunc) and key not in known:
+            known[key] = None  # NumPy has several names for some
             _template(key, _refusing(key))
     _template(operator.getitem, _index_refused)
     _template(range, _range_refused)

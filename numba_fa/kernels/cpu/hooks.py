@@ -27,6 +27,7 @@ LOG2_E = math.log2(math.e)
 MINUS_INFINITY = np.float32(-np.inf)
 
 _PACKAGE = "numba_fa."
+_CHECKED: set[str] = set()  # names of functions that compile alone
 OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}, "nogil": True}
 # Rows of a dense bias lie 2**n bytes apart as a rule, in one set of the first-level cache, which has room for about 8.
 _STRIP, _WHOLE_TILE = 8, 2**30
@@ -55,14 +56,22 @@ def make_hooks(mask: str, bias: str, tokens: tuple[str, ...]) -> Hooks:
         program, unpack = make_program(mask, bias, device), make_unpack(tokens)
         strip = _STRIP if any(token.endswith(":4") for token in tokens) else _WHOLE_TILE
         modify = _modify(program, unpack, strip) if program.modify else None
-        return Hooks(tokens, _next_keys(program, unpack), _hide(program, unpack), modify, program.sink)
+        return Hooks(tokens, make_next_keys(mask, tokens), _hide(program, unpack), modify, program.sink)
+
+
+@lru_cache(maxsize=1024)
+def make_next_keys(mask: str, tokens: tuple[str, ...]) -> Any:
+    """next_keys of a mask, with launch arguments of the kinds `tokens`."""
+    with users_errors(mask, "none"):
+        return _next_keys(make_program(mask, "none", device), make_unpack(tokens))
 
 
 @contextmanager
 def users_errors(mask: str, bias: str) -> Iterator[None]:
     """What is wrong with the users' functions of a key's texts as CompileErrors: found alone, or in what is compiled."""
     functions = functions_of(mask, bias)
-    check_functions(functions, njit(**OPTIONS), TYPES)
+    check_functions([each for each in functions if each.name not in _CHECKED], njit(**OPTIONS), TYPES)
+    _CHECKED.update(each.name for each in functions)
     try:
         yield
     except NumbaError as error:

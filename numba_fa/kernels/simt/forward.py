@@ -13,15 +13,22 @@ from numba_fa.flash.convert import CONVERSIONS
 from numba_fa.flash.online_softmax import LOG2_E, NEG_INF, ZERO, natural_lse, shift_of
 from numba_fa.flash.program import Program, make_program
 from numba_fa.flash.sink import make_join_sink
-from numba_fa.jit import KernelSource, cuda, device, float32, int32
+from numba_fa.jit import KernelSource, cuda, device, float32, int32, uint64
+from numba_fa.kernels.common.scalar_tile import (
+    SIDE,
+    THREADS,
+    columns_of,
+    make_load_tile,
+    make_multiply,
+    make_store_weights,
+    width_of,
+)
 from numba_fa.kernels.simt.variant import signature
 from numba_fa.problem.tokens import tokens_of
 from numba_fa.ptx.elementwise import index as place
 from numba_fa.ptx.elementwise import real, scalars, to_float32
 from numba_fa.ptx.math import ex2_approx
 from numba_fa.ptx.memory import st_global_f32
-
-SIDE = 16  # threads along either axis of a block
 
 
 def make_judge(program: Program) -> Any:
@@ -59,37 +66,15 @@ def make_judge(program: Program) -> Any:
 
 def make_forward(key: DispatchKey) -> KernelSource:
     """The portable forward kernel for `key`; its parameters are listed in `kernels/simt/variant.py`."""
-    BLOCK_M, BLOCK_N, HEAD_DIM, THREADS = key.block_m, key.block_n, key.head_dim, SIDE * SIDE
-    ROWS, KEYS, COLUMNS = BLOCK_M // SIDE, BLOCK_N // SIDE, -(-HEAD_DIM // SIDE)
-    WIDTH = COLUMNS * SIDE + 1  # of a row in shared memory; odd, so that 16 rows lie in 16 different banks
+    BLOCK_M, BLOCK_N, HEAD_DIM = key.block_m, key.block_n, key.head_dim
+    ROWS, KEYS, COLUMNS, WIDTH = BLOCK_M // SIDE, BLOCK_N // SIDE, columns_of(HEAD_DIM), width_of(HEAD_DIM)
     K_AT, P_AT = BLOCK_M * WIDTH, (BLOCK_M + BLOCK_N) * WIDTH  # K and V take turns in one room
     P_WIDTH = BLOCK_N + 1
     program = make_program(key.mask, key.bias, device)
     reach, whole, judge, join_sink = program.reach, program.whole, make_judge(program), make_join_sink(program)
     BIASED = program.modify is not None
-    _, load, store = CONVERSIONS[key.dtype]
-
-    @device
-    def load_tile(shared, source, start, stride, rows, thread, count):
-        """Rows of a matrix into shared memory as float32, zeros past its end and past head_dim."""
-        for i in range(thread, count * (WIDTH - 1), THREADS):
-            row, column = i // (WIDTH - 1), i % (WIDTH - 1)
-            value = ZERO
-            if row < rows and column < HEAD_DIM:
-                value = load(source[start + row * stride + column])
-            shared[row * WIDTH + column] = value
-
-    @device
-    def multiply_scores(scores, shared, x, y):
-        """scores = Q K^T for this thread's queries and keys."""
-        for r in range(ROWS):
-            for n in range(KEYS):
-                scores[r, n] = ZERO
-        for column in range(HEAD_DIM):
-            for r in range(ROWS):
-                q_value = shared[(y + SIDE * r) * WIDTH + column]
-                for n in range(KEYS):
-                    scores[r, n] += q_value * shared[K_AT + (x + SIDE * n) * WIDTH + column]
+    load_tile, multiply = make_load_tile(key.dtype, HEAD_DIM), make_multiply(ROWS, KEYS, HEAD_DIM)
+    store_weights, (_, _, store) = make_store_weights(ROWS, KEYS), CONVERSIONS[key.dtype]
 
     def forward_simt(
         q, k, v, out, lse, q_batch, q_seq, q_head, k_batch, k_seq, k_head, v_batch, v_seq, v_head,
@@ -110,7 +95,8 @@ def make_forward(key: DispatchKey) -> KernelSource:
             row_sum[r] = ZERO
             for c in range(COLUMNS):
                 output[r, c] = ZERO
-        load_tile(shared, q, index * q_batch + first * q_seq + head * q_head, q_seq, seqlen_q - first, thread, BLOCK_M)
+        q_start = index * q_batch + first * q_seq + head * q_head
+        load_tile(shared, q, q_start, q_seq, seqlen_q - first, HEAD_DIM, thread, BLOCK_M)
 
         last = min(first + BLOCK_M, seqlen_q) - 1
         scale_log2 = LOG2_E if BIASED else scale
@@ -120,23 +106,23 @@ def make_forward(key: DispatchKey) -> KernelSource:
             end = start + BLOCK_N - 1
             seen = end < seqlen_k and whole(index, head, first, last, start, end, aux)
             k_start = index * k_batch + start * k_seq + head_kv * k_head
-            load_tile(shared[K_AT:], k, k_start, k_seq, seqlen_k - start, thread, BLOCK_N)
+            load_tile(shared[K_AT:], k, k_start, k_seq, seqlen_k - start, HEAD_DIM, thread, BLOCK_N)
             cuda.syncthreads()
-            multiply_scores(scores, shared, x, y)
+            multiply(scores, shared, 0, K_AT, x, y)
             for r in range(ROWS):
                 q_idx = min(first + y + SIDE * r, seqlen_q - 1)
                 for n in range(KEYS):
-                    score = judge(scores[r, n], scale, seen, index, head, q_idx, start + x + SIDE * n, seqlen_k - 1, aux)
-                    shared[P_AT + (y + SIDE * r) * P_WIDTH + x + SIDE * n] = score
-                    scores[r, n] = score
+                    own = start + x + SIDE * n
+                    scores[r, n] = judge(scores[r, n], scale, seen, index, head, q_idx, own, seqlen_k - 1, aux)
+            store_weights(scores, shared[P_AT:], x, y)
             cuda.syncthreads()  # scores are there, K has been read
             v_start = index * v_batch + start * v_seq + head_kv * v_head
-            load_tile(shared[K_AT:], v, v_start, v_seq, seqlen_k - start, thread, BLOCK_N)
+            load_tile(shared[K_AT:], v, v_start, v_seq, seqlen_k - start, HEAD_DIM, thread, BLOCK_N)
             for r in range(ROWS):
                 at = P_AT + (y + SIDE * r) * P_WIDTH
                 new_max = row_max[r]
                 for n in range(BLOCK_N):
-                    new_max = max(new_max, shared[at + n])
+                    new_max = max(new_max, shared[uint64(at + n)])
                 shift = shift_of(new_max, scale_log2)
                 rescale = ex2_approx(row_max[r] * scale_log2 - shift)
                 row_max[r] = new_max
@@ -146,16 +132,14 @@ def make_forward(key: DispatchKey) -> KernelSource:
                 for n in range(KEYS):
                     scores[r, n] = ex2_approx(scores[r, n] * scale_log2 - shift)
             cuda.syncthreads()  # every thread has its row's maximum, so scores may become weights
-            for r in range(ROWS):
-                for n in range(KEYS):
-                    shared[P_AT + (y + SIDE * r) * P_WIDTH + x + SIDE * n] = scores[r, n]
+            store_weights(scores, shared[P_AT:], x, y)
             cuda.syncthreads()  # weights and V are there
             for n in range(BLOCK_N):
                 for r in range(ROWS):
-                    weight = shared[P_AT + (y + SIDE * r) * P_WIDTH + n]
+                    weight = shared[uint64(P_AT + (y + SIDE * r) * P_WIDTH + n)]
                     row_sum[r] += weight
                     for c in range(COLUMNS):
-                        output[r, c] += weight * shared[K_AT + n * WIDTH + x + SIDE * c]
+                        output[r, c] += weight * shared[uint64(K_AT + n * WIDTH + x + SIDE * c)]
             cuda.syncthreads()  # V and weights have been read
             kv_idx = reach(index, head, first, last, start - 1, aux) if start > 0 else -1
 

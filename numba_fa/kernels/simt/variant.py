@@ -38,7 +38,8 @@ def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[obje
     )
 
 
-def _limits(problem: Problem) -> list[str]:
+def limits(problem: Problem) -> list[str]:
+    """Reasons against a problem of any portable kernel."""
     most = 65535
     large = [
         f"{name} {value}, above the {most} that a launch grid's axis takes"
@@ -61,7 +62,7 @@ FORWARD = Variant(
     key_for=partial(key_for, "fwd", "simt"),
     grid=_grid,
     arguments=_arguments,
-    limits=_limits,
+    limits=limits,
     biases=BIASES,
     sink=True,
     programmed=True,
