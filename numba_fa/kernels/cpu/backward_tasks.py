@@ -48,8 +48,9 @@ _f = types.float32
 # parameter, hooks, converters, judge, factor, scale, number of the task
 TASK = types.void(
     _SIZES, types.Array(types.int64, 2, "C"), *[types.Array(_f, 3, "A", readonly=True, aligned=False)] * 2,
-    types.Array(_f, 4, "C"), PACKED, PACKED, *[types.FunctionType(hook) for hook in (NEXT_KEYS, HIDE, DERIVE, GATHER, LOAD, LOAD, STORE, JUDGE)], _f, _f,
-    types.int64,
+    types.Array(_f, 4, "C"), PACKED, PACKED,
+    *[types.FunctionType(hook) for hook in (NEXT_KEYS, HIDE, DERIVE, GATHER, LOAD, LOAD, STORE, JUDGE)],
+    _f, _f, types.int64,
 )  # fmt: skip
 
 
