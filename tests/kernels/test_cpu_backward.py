@@ -85,7 +85,7 @@ def test_broadcast_dense_arrays(shape):
     check(case, backward(case, "b"))
 
 
-@pytest.mark.parametrize("order", ["dense,softcap,alibi", "t5,score_mod,dense", "alibi,alibi,softcap"])
+@pytest.mark.parametrize("order", ["dense,softcap,alibi", "t5,score_mod,dense"])
 def test_parameters_before_and_after_other_biases(order):
     def make(sizes):
         biases = {
