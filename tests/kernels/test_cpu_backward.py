@@ -9,7 +9,7 @@ import pytest
 import numba_fa
 from numba_fa.testing.programs import PROGRAMS, Asked, random
 from tests.kernels import cpu_backward_cases as cases
-from tests.kernels.cpu_backward_cases import backward, check, exact_forward, forward, make_case, threads
+from tests.kernels.cpu_backward_cases import Case, backward, check, exact_forward, forward, make_case, threads
 
 LENGTHS = {"ragged": (2, 67, 93), "tall": (2, 91, 33), "decode": (2, 1, 77), "one": (1, 1, 1)}
 DTYPES = ("float32", "float16", "bfloat16")
@@ -50,6 +50,18 @@ def test_after_the_forward():
     check(case, backward(case, passed=forward(case)))
 
 
+def test_arrays_at_odd_addresses():
+    case = make_case(PROGRAMS["everything"], LENGTHS["ragged"])
+
+    def moved(x):
+        return np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape)
+
+    passed = exact_forward(case)
+    results = backward(Case(case.asked, *map(moved, case[1:])), passed=tuple(map(moved, passed)))
+    expected = backward(case, passed=passed)
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(results[:3], expected[:3]))
+
+
 def test_without_dlse():
     case = make_case(PROGRAMS["sink"], LENGTHS["ragged"], dlse=False)
     check(case, backward(case))
@@ -73,7 +85,7 @@ def test_broadcast_dense_arrays(shape):
     check(case, backward(case, "b"))
 
 
-@pytest.mark.parametrize("order", ["dense,softcap,alibi", "t5,score_mod,dense", "alibi,alibi,softcap"])
+@pytest.mark.parametrize("order", ["dense,softcap,alibi", "t5,score_mod,dense"])
 def test_parameters_before_and_after_other_biases(order):
     def make(sizes):
         biases = {

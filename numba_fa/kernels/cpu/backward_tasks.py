@@ -12,9 +12,9 @@ import numpy as np
 from numba import get_num_threads, njit, prange, types
 
 from numba_fa.kernels.cpu.backward_hooks import DERIVE, GATHER, HIDE
-from numba_fa.kernels.cpu.backward_tile import JUDGE, LOAD, OPTIONS, STORE, ZERO, add_nonzero
-from numba_fa.kernels.cpu.blas import COLS, ROWS, add_product, round_up
-from numba_fa.kernels.cpu.forward import has_non_finite, take
+from numba_fa.kernels.cpu.backward_tile import JUDGE, LOAD, OPTIONS, STORE, ZERO, add_weighted
+from numba_fa.kernels.cpu.blas import COLS, ROWS, round_up
+from numba_fa.kernels.cpu.forward import take
 from numba_fa.kernels.cpu.hooks import LOG2_E, MINUS_INFINITY, NEXT_KEYS
 from numba_fa.kernels.cpu.launch_arguments import PACKED
 
@@ -48,8 +48,8 @@ _f = types.float32
 # parameter, hooks, converters, judge, factor, scale, number of the task
 TASK = types.void(
     _SIZES, types.Array(types.int64, 2, "C"), *[types.Array(_f, 3, "A", readonly=True, aligned=False)] * 2,
-    types.Array(_f, 4, "C"), PACKED, PACKED, *[types.FunctionType(hook) for hook in (NEXT_KEYS, HIDE, DERIVE, GATHER, LOAD, LOAD, STORE, JUDGE)], _f, _f,
-    types.int64,
+    types.Array(_f, 4, "C"), PACKED, PACKED,
+    *[types.FunctionType(hook) for hook in (NEXT_KEYS, HIDE, DERIVE, GATHER, LOAD, LOAD, STORE, JUDGE)], _f, _f, types.int64,
 )  # fmt: skip
 
 
@@ -126,7 +126,6 @@ def keys_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys
         load_rows(k_at, places[K, 2], held, head_dim, ONE, keys)
         load_columns(k_at, places[K, 2], held, head_dim, factor, k_t)
         load_columns(v_at, places[V, 2], held, head_dim, ONE, v_t)
-        keys_odd = has_non_finite(keys, held)
         k_sum[:, :] = ZERO
         v_sum[:, :] = ZERO
         for part in range(group * q_blocks):
@@ -141,21 +140,12 @@ def keys_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys
                   rows[1, batch, head, q_first:q_first + count_q], batch, head, q_first, start, count_q, count,
                   sizes.biased != 0, masked, derive, hide, packed, probs, gradients, slopes)  # fmt: skip
             if wants_v:
-                if masked and has_non_finite(dout, count_q):
-                    add_nonzero(dout, probs, False, v_sum, count, count_q)
-                else:
-                    add_product(dout, probs, 1, probs.shape[1], v_sum, count, cols_d, count_q)
+                add_weighted(dout, probs, False, v_sum, count, cols_d, count_q, masked)
             if wants_k:
-                if masked and has_non_finite(q, count_q):
-                    add_nonzero(q, gradients, False, k_sum, count, count_q)
-                else:
-                    add_product(q, gradients, 1, gradients.shape[1], k_sum, count, cols_d, count_q)
+                add_weighted(q, gradients, False, k_sum, count, cols_d, count_q, masked)
             if sizes.fused:
                 mine = q_sum[part * room_m : part * room_m + room_m]
-                if masked and keys_odd:
-                    add_nonzero(keys, gradients, True, mine, count_q, count)
-                else:
-                    add_product(keys, gradients, gradients.shape[1], 1, mine, count_q, cols_d, count)
+                add_weighted(keys, gradients, True, mine, count_q, cols_d, count, masked)
         if wants_k:
             store(k_sum, scale, address_of(places, DK, batch, start, head_kv), places[DK, 2], held, head_dim)
         if wants_v:
@@ -196,10 +186,7 @@ def queries_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next_k
         judge(q, dout, k_t, v_t, rows[0, batch, head, q_first:q_first + count_q],
               rows[1, batch, head, q_first:q_first + count_q], batch, head, q_first, start, count_q, count,
               sizes.biased != 0, masked, derive, hide, packed, probs, gradients, slopes)  # fmt: skip
-        if masked and has_non_finite(keys, count):
-            add_nonzero(keys, gradients, True, q_sum, count_q, count)
-        else:
-            add_product(keys, gradients, gradients.shape[1], 1, q_sum, count_q, round_up(head_dim, COLS), count)
+        add_weighted(keys, gradients, True, q_sum, count_q, round_up(head_dim, COLS), count, masked)
     store(q_sum, scale, address_of(places, DQ, batch, q_first, head), places[DQ, 2], count_q, head_dim)
 
 

@@ -16,7 +16,7 @@ from numba_fa.kernels.cpu.backward_hooks import DERIVE, HIDE
 from numba_fa.kernels.cpu.blas import COLS, add_product, round_up
 from numba_fa.kernels.cpu.convert import FROM_FLOAT32, TO_FLOAT32
 from numba_fa.kernels.cpu.elementary import exp2
-from numba_fa.kernels.cpu.forward import STORAGE
+from numba_fa.kernels.cpu.forward import STORAGE, has_non_finite
 from numba_fa.kernels.cpu.hooks import MINUS_INFINITY
 from numba_fa.kernels.cpu.launch_arguments import PACKED
 
@@ -121,11 +121,19 @@ def judge(q, dout, k_t, v_t, log2_sums, deltas, batch, head, q_first, kv_first, 
 
 
 @njit(**OPTIONS)
-def add_nonzero(a, b, by_rows, c, rows, count):
-    """`c[j, e] += b[j, t] * a[t, e]` where b is not 0, so no 0 * NaN arises; b[t, j] when not by_rows."""
-    for j in range(rows):
-        for t in range(count):
-            weight = b[j, t] if by_rows else b[t, j]
-            if weight != ZERO:
-                for e in range(c.shape[1]):
-                    c[j, e] += weight * a[t, e]
+def add_weighted(a, b, by_rows, c, rows, cols, count, masked):
+    """`c[j, e] += sum over t < count of b[j, t] * a[t, e]`, or of b[t, j] when not by_rows; j < rows, e < cols.
+
+    masked: some of b are 0 for what a mask hides, where a may hold anything: no 0 * NaN arises.
+    """
+    if masked and has_non_finite(a, count):
+        for j in range(rows):
+            for t in range(count):
+                weight = b[j, t] if by_rows else b[t, j]
+                if weight != ZERO:
+                    for e in range(cols):
+                        c[j, e] += weight * a[t, e]
+    elif by_rows:
+        add_product(a, b, b.shape[1], 1, c, rows, cols, count)
+    else:
+        add_product(a, b, 1, b.shape[1], c, rows, cols, count)
