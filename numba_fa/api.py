@@ -65,9 +65,14 @@ def attention(
     stream; with return_lse also the natural-log-sum-exp of the scores that are seen, float32 (batch, heads, seqlen_q).
     A query that sees no key has output 0 and LSE -inf (with sink_logits: its head's logit).
 
+    On torch's tensors that require grad, gradients of q, k, v, DenseBias's array, ALiBi's slopes, T5Bias's table and
+    sink_logits are recorded, through the output and the LSE; out is not given then. Autocast casts q, k and v as it does
+    for torch's own attention; torch.compile takes the call into its graph. Gradients of other libraries' arrays:
+    `attention_backward`.
+
     Raises ProblemError (a ValueError) listing every fault of the arguments, UnsupportedError (a NotImplementedError)
-    when no kernel computes the request or a gradient is to be recorded, CompileError for a MaskMod's or ScoreMod's
-    function that does not compile; all before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1; on Hopper
+    when no kernel computes the request or a gradient would be lost, CompileError for a MaskMod's or ScoreMod's function
+    that does not compile; all before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1; on Hopper
     Shah et al., FlashAttention-3 (2024).
     """
     given: Any = mask

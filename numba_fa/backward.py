@@ -59,7 +59,8 @@ def attention_backward(
 
     dout: the gradient of the loss by out, (batch, seqlen_q, heads, head_dim) in q's dtype with a contiguous last axis.
     dlse: by lse, float32 (batch, heads, seqlen_q), if the loss takes it. out and lse must be as the forward left them.
-    wanted: which gradients, of "q", "k", "v", "bias" (of every bias that has a parameter) and "sink"; others are None.
+    wanted: which gradients, of "q", "k", "v", "bias" (of every bias that has a parameter; "bias0" on: of that one) and
+    "sink"; others are None.
     deterministic: bit-equal results from run to run. By default the order in which dq is added up may differ between
     runs on a Hopper GPU, and with it the last bits of dq; all else is deterministic anyway.
 
