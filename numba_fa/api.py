@@ -10,6 +10,7 @@ from typing import Any
 
 import numba_fa.kernels  # noqa: F401  (registers the variants)
 from numba_fa import env
+from numba_fa.adapters import torch_calls
 from numba_fa.adapters.arrays import LIBRARIES, dense_strides
 from numba_fa.adapters.given import (
     Given,
@@ -17,16 +18,20 @@ from numba_fa.adapters.given import (
     checked_view,
     common_library,
     glance_at,
+    refuse_gradients,
     views_of,
     writable,
 )  # fmt: skip
 from numba_fa.adapters.library import Library, same
+from numba_fa.adapters.torch_ops import Operators, operators
+from numba_fa.backward import attention_backward
 from numba_fa.dispatch.addresses import aux_views
 from numba_fa.dispatch.device import device_of
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.plan import Access, Plan, Ready
 from numba_fa.dispatch.select import Explanation, select
 from numba_fa.dispatch.variant import Arrays, Variant
+from numba_fa.errors import ProblemError
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.biases import Bias
 from numba_fa.problem.masks import Mask
@@ -60,9 +65,14 @@ def attention(
     stream; with return_lse also the natural-log-sum-exp of the scores that are seen, float32 (batch, heads, seqlen_q).
     A query that sees no key has output 0 and LSE -inf (with sink_logits: its head's logit).
 
+    On torch's tensors that require grad, gradients of q, k, v, DenseBias's array, ALiBi's slopes, T5Bias's table and
+    sink_logits are recorded, through the output and the LSE; out is not given then. Autocast casts q, k and v as it does
+    for torch's own attention; torch.compile takes the call into its graph. Gradients of other libraries' arrays:
+    `attention_backward`.
+
     Raises ProblemError (a ValueError) listing every fault of the arguments, UnsupportedError (a NotImplementedError)
-    when no kernel computes the request or a gradient is to be recorded, CompileError for a MaskMod's or ScoreMod's
-    function that does not compile; all before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1; on Hopper
+    when no kernel computes the request or a gradient would be lost, CompileError for a MaskMod's or ScoreMod's function
+    that does not compile; all before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1; on Hopper
     Shah et al., FlashAttention-3 (2024).
     """
     given: Any = mask
@@ -81,10 +91,63 @@ def attention(
     except Exception:  # a call not made before, or a fault, which is told below
         known = False
     if call is None or not known:
+        if _is_seen(q, k, v, given := Given(mask, bias, sink_logits)):
+            return torch_calls.recorded(_operators(), q, k, v, given, scale, out, return_lse, False)
         call, (q_at, k_at, v_at, out_at, _, *aux) = _checked_call(
-            key, q, k, v, Given(mask, bias, sink_logits), scale, out, return_lse
+            key, q, k, v, given, scale, out, return_lse
         )
     return call.run(q, out, return_lse, (q_at, k_at, v_at, out_at), aux)
+
+
+def deterministic_attention(
+    q: Any, k: Any, v: Any, *, mask: Any = None, bias: Any = None, sink_logits: Any = None, scale: float | None = None,
+    return_lse: bool = False,
+) -> Any:  # fmt: skip
+    """`attention`, whose gradients are bit-equal from run to run, as `attention_backward(..., deterministic=True)`'s."""
+    if _is_seen(q, k, v, given := Given(mask, bias, sink_logits)):
+        return torch_calls.recorded(_operators(), q, k, v, given, scale, None, return_lse, True)
+    return attention(q, k, v, mask=mask, bias=bias, sink_logits=sink_logits, scale=scale, return_lse=return_lse)
+
+
+def _is_seen(q: Any, k: Any, v: Any, given: Given) -> bool:
+    """Whether the arrays' library must see the call, to record, transform, trace or cast it."""
+    try:
+        library = LIBRARIES[type(q)]
+        ours = [array for _, array in given.arrays if LIBRARIES[type(array)] is library]
+        return LIBRARIES[type(k)] is library is LIBRARIES[type(v)] and library.seen(q, k, v, *ours)
+    except ProblemError:  # told with all other faults
+        return False
+
+
+def _operators() -> Operators:
+    with _LOCK:
+        return operators(attention, attention_backward)
+
+
+def _operators_are_there() -> bool:
+    return bool(_operators())
+
+
+def _attention_traced(
+    q: Any, k: Any, v: Any, *, mask: Any = None, bias: Any = None, sink_logits: Any = None, scale: Any = None,
+    out: Any = None, return_lse: bool = False,
+) -> Any:  # fmt: skip
+    _operators_are_there()
+    return torch_calls.traced(q, k, v, mask, bias, sink_logits, scale, out, return_lse, False)
+
+
+def _deterministic_attention_traced(
+    q: Any, k: Any, v: Any, *, mask: Any = None, bias: Any = None, sink_logits: Any = None, scale: Any = None,
+    return_lse: bool = False,
+) -> Any:  # fmt: skip
+    _operators_are_there()
+    return torch_calls.traced(q, k, v, mask, bias, sink_logits, scale, None, return_lse, True)
+
+
+# What torch.compile calls when it reads a program, and what it reads in place of the others; nobody else is slowed down.
+_operators_are_there._dynamo_marked_constant = True  # type: ignore[attr-defined]
+attention._torchdynamo_inline = _attention_traced  # type: ignore[attr-defined]
+deterministic_attention._torchdynamo_inline = _deterministic_attention_traced  # type: ignore[attr-defined]
 
 
 def plan(
@@ -104,7 +167,9 @@ def plan(
     arrays of mask, biases and sink_logits; each run reads them where they lie.
     """
     given = Given(mask, bias, sink_logits)
-    ready = _plan(_problem(q, k, v, given, scale, out), env.backend())
+    problem = _examined(q, k, v, given, scale, out)[3]
+    refuse_gradients(given, q=q, k=k, v=v, out=out)
+    ready = _plan(problem, env.backend())
     kept = tuple((label, array, glance_at(array)) for label, array in given.arrays)
     return replace(ready, kept=kept) if kept else ready
 
@@ -125,7 +190,7 @@ def explain(
 
     backward: which one `attention_backward` would. Other arguments and errors as of `attention`.
     """
-    problem = _problem(q, k, v, Given(mask, bias, sink_logits), scale, out)
+    problem = _examined(q, k, v, Given(mask, bias, sink_logits), scale, out)[3]
     return select(problem, device_of(problem.device), "bwd" if backward else "fwd")
 
 
@@ -185,6 +250,7 @@ def _checked_call(
     Raises all that `attention` does.
     """
     library, views, out_view, problem = _examined(q, k, v, given, scale, out)
+    refuse_gradients(given, q=q, k=k, v=v, out=out)
     call = None if key is None else _CALLS.get(key)
     if call is None:
         ready = _ready(problem, q, views, out_view, return_lse)
@@ -216,10 +282,6 @@ def _ready(problem: Problem, q: Any, views: Views, out: ArrayView | None, return
 
 def _lse_shape(problem: Problem) -> tuple[int, int, int]:
     return problem.batch, problem.heads, problem.seqlen_q
-
-
-def _problem(q: Any, k: Any, v: Any, given: Given, scale: float | None, out: Any) -> Problem:
-    return _examined(q, k, v, given, scale, out)[3]
 
 
 def _examined(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numba_fa.kernels  # noqa: F401  (registers the variants)
 from numba_fa import env
-from numba_fa.adapters.given import Given, common_library, named
+from numba_fa.adapters.given import Given, common_library, named, refuse_gradients
 from numba_fa.adapters.library import Library
 from numba_fa.dispatch.device import device_of
 from numba_fa.dispatch.gradient_plan import GradientPlan, Kernel, without_addresses
@@ -59,7 +59,8 @@ def attention_backward(
 
     dout: the gradient of the loss by out, (batch, seqlen_q, heads, head_dim) in q's dtype with a contiguous last axis.
     dlse: by lse, float32 (batch, heads, seqlen_q), if the loss takes it. out and lse must be as the forward left them.
-    wanted: which gradients, of "q", "k", "v", "bias" (of every bias that has a parameter) and "sink"; others are None.
+    wanted: which gradients, of "q", "k", "v", "bias" (of every bias that has a parameter; "bias0" on: of that one) and
+    "sink"; others are None.
     deterministic: bit-equal results from run to run. By default the order in which dq is added up may differ between
     runs on a Hopper GPU, and with it the last bits of dq; all else is deterministic anyway.
 
@@ -78,6 +79,7 @@ def attention_backward(
         raise ProblemError(["lse is None; call attention(..., return_lse=True) and pass what it returns"])
     extra = {} if dlse is None else {"dlse": dlse}
     library = common_library(given, q=q, k=k, v=v, dout=dout, out=out, lse=lse, **extra)
+    refuse_gradients(given, q=q, k=k, v=v, dout=dout, out=out, lse=lse, **extra)
     views = _views_of(library, q=q, k=k, v=v, dout=dout, out=out, lse=lse, **extra)
     saved = Saved(views["dout"], views["out"], views["lse"], views.get("dlse"))
     problem, asked = _checked(views, saved, given, scale, wanted)

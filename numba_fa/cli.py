@@ -102,7 +102,7 @@ def _compile(options: Any) -> int:
     from numba_fa.build.batch import compile_all
 
     families = ("sm90", "simt") if options.arch == "sm_90a" else ("simt",)
-    chosen = [DispatchKey.parse(slug) for slug in options.slugs] if options.slugs else list(keys(families))
+    chosen = map(DispatchKey.parse, options.slugs) if options.slugs else keys(families, tuple(options.tasks))
     return compile_all(chosen, options.arch, options.jobs)
 
 
@@ -210,6 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     compiling.add_argument(
         "--arch", default="sm_90a", type=_architecture, help="sm_75, sm_80, sm_86, sm_89, sm_90a (default), sm_120a ..."
     )
+    compiling.add_argument("--tasks", nargs="*", default=["fwd", "bwd"], choices=["fwd", "bwd"], help="without slugs")
     compiling.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     inspect = command("inspect", _inspect)
     inspect.add_argument("slug")

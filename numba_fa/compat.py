@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba_fa.api import attention
+from numba_fa.api import attention, deterministic_attention
 from numba_fa.errors import ProblemError, UnsupportedError
 from numba_fa.problem.biases import ALiBi, Bias, Softcap
 from numba_fa.problem.masks import Causal, Full, Mask, SlidingWindow
@@ -27,10 +27,10 @@ def flash_attn_func(
 
     q: (batch, seqlen_q, heads, head_dim). k, v: (batch, seqlen_k, heads_kv, head_dim). causal aligns bottom-right, and
     so does window_size (left, right), -1 for no bound; with causal its right is 0. softcap, above 0, is applied before
-    alibi_slopes, float32 (heads,) or (batch, heads). deterministic is always so in forward. Returns the output like q;
-    with return_attn_probs (out, lse, None): lse float32 (batch, heads, seqlen_q), and None in place of the
-    probabilities, which FlashAttention gives for dropout only. Raises UnsupportedError for dropout, which is not there
-    yet; other errors as of `attention`.
+    alibi_slopes, float32 (heads,) or (batch, heads). Outputs are bit-equal from run to run; deterministic: gradients
+    too. Returns the output like q; with return_attn_probs (out, lse, None): lse float32 (batch, heads, seqlen_q), and
+    None in place of the probabilities, which FlashAttention gives for dropout only. Gradients as of `attention`. Raises
+    UnsupportedError for dropout, which is not there yet; other errors as of `attention`.
     """
     if not 0 <= dropout_p < 1:
         raise ProblemError([f"dropout_p is {dropout_p}; at least 0 and below 1 is wanted"])
@@ -41,7 +41,8 @@ def flash_attn_func(
     mask = _mask(causal, window_size)
     biases: list[Bias] = [Softcap(softcap)] if softcap != 0.0 else []
     biases += [ALiBi(alibi_slopes)] if alibi_slopes is not None else []
-    result = attention(q, k, v, mask=mask, bias=biases or None, scale=softmax_scale, return_lse=return_attn_probs)
+    compute = deterministic_attention if deterministic else attention
+    result = compute(q, k, v, mask=mask, bias=biases or None, scale=softmax_scale, return_lse=return_attn_probs)
     return (*result, None) if return_attn_probs else result
 
 

@@ -51,8 +51,9 @@ def bias_truth(bias, seqlen_q, seqlen_k):
         return made(reference.softcap, cap=bias.cap)
     if not isinstance(bias, numba_fa.ScoreMod):
         raise TypeError(f"no truth is known of {bias!r}")
-    plain = np.vectorize(lambda s, b, h, i, j: bias.function(s, b, h, i, j, *bias.aux), otypes=[float])
-    return lambda s, b, h, i, j: plain(s, b, h, *np.broadcast_arrays(i, j)).astype(s.dtype)
+    # vectorize hands out Python's floats, beside which an array's float32 would decide the precision.
+    plain = np.vectorize(lambda kind, s, b, h, i, j: bias.function(kind(s), b, h, i, j, *bias.aux), otypes=[float])
+    return lambda s, b, h, i, j: plain(s.dtype.type, s, b, h, *np.broadcast_arrays(i, j)).astype(s.dtype)
 
 
 def truth_of(asked, sizes):

@@ -89,16 +89,20 @@ def upstream(batch, seqlen_q, heads, head_dim, dtype):
 def check_gradients(cell, found):
     """AssertionError unless the `numba_fa.Gradients` of a cell, as NumPy arrays, are right, those not wanted None.
 
-    Parameters' gradients, float32, may be off by a unit of the inputs' dtype besides: a few sums over all scores, whose
-    rounding errors in the naive computation cancel by luck or not.
+    Parameters' gradients are a few sums over all scores, whose rounding errors in the naive computation cancel by luck or
+    not: these may be off by four times as much, and by a unit of the inputs' dtype.
     """
     batch, seqlen_q, seqlen_k, _ = cell.shape
     truth, naive = gradients_truth(batch, seqlen_q, seqlen_k, *cell.heads, cell.head_dim, cell.dtype, cell.program)
     for name in ("dq", "dk", "dv"):
         assert_within(getattr(found, name), getattr(truth, name), getattr(naive, name), DTYPES[cell.dtype], name)
     if truth.dsink is not None:
-        assert_within(found.dsink, truth.dsink, naive.dsink, DTYPES[cell.dtype], "dsink")
+        _assert_sums(found.dsink, truth.dsink, naive.dsink, cell.dtype, "dsink")
     for got, true, rounded in zip(found.dbias, truth.dbias, naive.dbias, strict=True):
         assert (got is None) == (not true)
         for name in true:
-            assert_within(got, true[name], rounded[name], DTYPES[cell.dtype], name)
+            _assert_sums(got, true[name], rounded[name], cell.dtype, name)
+
+
+def _assert_sums(found, true, naive, dtype, name):
+    assert_within(found, true, true + 4 * (naive - true), DTYPES[dtype], name)

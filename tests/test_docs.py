@@ -1,4 +1,4 @@
-"""The guides in docs/learn: every Python block runs, in order, and prints what the text block behind it says."""
+"""The guides in docs/learn and docs/howto: every Python block runs, in order, and prints what the text behind it says."""
 
 import contextlib
 import io
@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
-LEARN = Path(__file__).resolve().parents[1] / "docs" / "learn"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGES = [page for page in sorted(DOCS.glob("*/*.md")) if page.parent.name == "learn" or page.stem == "train-in-torch"]
 _BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:```text\n(?P<text>.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 NAME = "example.py"  # what error messages call a block
 
 
-@pytest.mark.parametrize("page", sorted(LEARN.glob("*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_example_runs_and_prints_what_is_said(page):
     text, scope = page.read_text(), {"__name__": "example"}
+    if "import torch\n" in text:
+        pytest.importorskip("torch")
     blocks = list(_BLOCK.finditer(text))
     assert len(blocks) == text.count("```python")
     for block in blocks:

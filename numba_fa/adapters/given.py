@@ -74,23 +74,27 @@ def _viewed(part: Any) -> Any:
 
 
 def common_library(given: Given, **arrays: Any) -> Library:
-    """The one library that the arrays (those not None) come from; UnsupportedError when a gradient is wanted of one."""
+    """The one library that the arrays (those not None) come from; ProblemError naming those of none or of several."""
     arrays = {name: array for name, array in arrays.items() if array is not None or name != "out"}
-    aux = given.arrays
     try:
         libraries = {name: library_of(array) for name, array in arrays.items()}
-        aux_libraries = [library_of(array) for _, array in aux]
+        for _, array in given.arrays:
+            library_of(array)
     except ProblemError:
-        raise named(library_of, [*arrays.items(), *aux]) from None
+        raise named(library_of, [*arrays.items(), *given.arrays]) from None
     library = libraries["q"]
     if any(other is not library for other in libraries.values()):
         listed = ", ".join(f"{name} {other.name}" for name, other in libraries.items())
         raise ProblemError([f"arrays of different libraries: {listed}; one library is wanted"])
-    wanting = [name for name, array in arrays.items() if library.wants_grad(array)]
-    wanting += [name for (name, array), other in zip(aux, aux_libraries, strict=True) if other.wants_grad(array)]
-    if wanting:
-        raise no_backward(" and ".join(wanting))
     return library
+
+
+def refuse_gradients(given: Given, **arrays: Any) -> None:
+    """UnsupportedError when a gradient is to be recorded of any array, each of a known library."""
+    everything = [(name, array) for name, array in arrays.items() if array is not None] + given.arrays
+    wanting = [name for name, array in everything if library_of(array).wants_grad(array)]
+    if wanting:
+        raise records_nothing(" and ".join(wanting))
 
 
 def views_of(library: Library, q: Any, k: Any, v: Any) -> Views:
@@ -133,7 +137,7 @@ def checked_view(array: Any) -> ArrayView:
     """The view of an array that no gradient is wanted of; UnsupportedError where one is."""
     library = library_of(array)
     if library.wants_grad(array):
-        raise no_backward("an array")
+        raise records_nothing("an array")
     return library.view(array)
 
 
@@ -142,8 +146,9 @@ def glance_at(array: Any) -> tuple[int, Any]:
     return LIBRARIES[type(array)].glance(array)
 
 
-def no_backward(what: str) -> UnsupportedError:
+def records_nothing(what: str) -> UnsupportedError:
     """The error of a gradient that would be lost."""
     return UnsupportedError(
-        f"{what} requires grad, and attention has no backward yet; call under torch.no_grad() or detach() the inputs"
+        f"{what} requires grad, and this records no gradient; attention(q, k, v, ...) without out does, or call under "
+        "torch.no_grad() or detach() the arrays"
     )

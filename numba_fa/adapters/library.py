@@ -13,6 +13,10 @@ def _never(array: Any) -> bool:
     return False
 
 
+def _unseen(*arrays: Any) -> bool:
+    return False
+
+
 def _nothing(array: Any) -> None:
     return None
 
@@ -30,8 +34,8 @@ class Library:
     stream that the caller's work is on. empty(like, shape, dtype) -> new array beside `like`; dtype is an array
     library's name. finish(array) makes a result from an array that `empty` made (JAX alone needs it). holds(type) tells
     its arrays' types from its others; unfit maps a type of arrays that attention would read wrongly to the reason.
-    wants_grad(array): whether a gradient is to be recorded. wrote(array) tells the library that a caller's array was
-    written.
+    wants_grad(array): whether a gradient is to be recorded. seen(*arrays): whether the library must see a call on them, to
+    record, transform, trace or cast it. wrote(array) tells the library that a caller's array was written.
 
     For calls made again and again, by default in terms of these: glance(array) -> (address, facts), facts equal only
     where views are equal but for the address, and wants_grad too. glances(q, k, v, out, lse) -> (their addresses, 0 for
@@ -49,6 +53,7 @@ class Library:
     unfit: Mapping[type, str] = field(default_factory=dict)
     finish: Callable[[Any], Any] = same
     wants_grad: Callable[[Any], bool] = _never
+    seen: Callable[..., bool] = _unseen
     wrote: Callable[[Any], None] = _nothing
     glance: Callable[[Any], tuple[int, Hashable]] = None  # type: ignore[assignment]
     glances: Callable[[Any, Any, Any, Any, Any], tuple[int, int, int, int, int, Hashable]] = None  # type: ignore[assignment]

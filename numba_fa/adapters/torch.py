@@ -87,11 +87,15 @@ def library() -> Library:
             or q.is_neg() or k.is_neg() or v.is_neg()
             or k.dtype is not dtype or v.dtype is not dtype or k.device != device or v.device != device
             or ((q.requires_grad or k.requires_grad or v.requires_grad) and is_grad_enabled())
+            or (autocasts() and casts(q))
         ):  # fmt: skip
             raise _Unusual
         facts: tuple[Any, ...] = (q.shape, q.stride(), k.shape, k.stride(), v.shape, v.stride(), dtype, device)
+        q_at, k_at, v_at = q.data_ptr(), k.data_ptr(), v.data_ptr()
+        if not (q_at and k_at and v_at):  # no keys, or tensors that stand for others
+            raise _Unusual
         if out is None and lse is None:
-            return q.data_ptr(), k.data_ptr(), v.data_ptr(), 0, 0, facts
+            return q_at, k_at, v_at, 0, 0, facts
         out_at = lse_at = 0
         if out is not None:
             if (
@@ -103,7 +107,7 @@ def library() -> Library:
         if lse is not None:
             lse_at, lse_facts = glance(lse)
             facts = (*facts, lse_facts)
-        return q.data_ptr(), k.data_ptr(), v.data_ptr(), out_at, lse_at, facts
+        return q_at, k_at, v_at, out_at, lse_at, facts
 
     def stream(array: Any) -> int:
         return torch.cuda.current_stream(array.device).cuda_stream if array.is_cuda else 0
@@ -126,6 +130,28 @@ def library() -> Library:
     def wants_grad(array: Any) -> bool:
         return array.requires_grad and is_grad_enabled()
 
+    autocasts = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
+
+    def casts(array: Any) -> bool:
+        """Whether autocast would have the array in another dtype."""
+        where, dtype = array.device.type, array.dtype
+        return (
+            where in ("cpu", "cuda") and torch.is_autocast_enabled(where) and dtype.is_floating_point
+            and dtype is not torch.float64 and dtype is not torch.get_autocast_dtype(where)
+        )  # fmt: skip
+
+    def stands_for_another(array: Any) -> bool:
+        """Whether a transform of torch.func, a tracer or a class of its own has the tensor's memory."""
+        return (
+            type(array).__torch_dispatch__ is not plain or torch._C._functorch.is_functorch_wrapped_tensor(array)
+            or torch._is_functional_tensor(array)
+        )  # fmt: skip
+
+    plain = torch.Tensor.__torch_dispatch__
+
+    def seen(*arrays: Any) -> bool:
+        return any(wants_grad(x) or stands_for_another(x) for x in arrays) or (autocasts() and any(map(casts, arrays[:3])))
+
     increment_version = _increment_version(torch)
 
     def wrote(array: Any) -> None:
@@ -136,6 +162,6 @@ def library() -> Library:
         return issubclass(kind, torch.Tensor)
 
     return Library(
-        "torch", view, stream, empty, holds, wants_grad=wants_grad, wrote=wrote, glance=glance,
+        "torch", view, stream, empty, holds, wants_grad=wants_grad, seen=seen, wrote=wrote, glance=glance,
         glances=glances, guard=_guards(torch), address=torch.Tensor.data_ptr, maker=maker, streams=streams,
     )  # fmt: skip

@@ -62,6 +62,16 @@ class Declaration:
         """All but the arrays, hashable: with the arrays' dtypes and shapes it decides what is compiled and launched."""
         return (self.kind, *[getattr(self, f.name) for f in fields(self) if f.name not in self.ARRAYS])  # type: ignore[arg-type]
 
+    @property
+    def word(self) -> str:
+        """What names it in a text of masks and biases (`problem/flat.py`)."""
+        return self.kind
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """What it is made of, such that its class makes it of them again."""
+        return tuple([getattr(self, name) for name in type(self).__match_args__])  # type: ignore[attr-defined]
+
     def viewed(self: Self, view: Callable[[Any], ArrayView]) -> Self:
         """The same with `view(array)` in place of each array."""
         return self.with_arrays(iter([view(array) for _, array in self.arrays]))

@@ -74,7 +74,13 @@ class FromFunction(Declaration):
 
     def __init__(self, function: Any, *aux: Any) -> None:
         numbers = tuple(int(a) if isinstance(a, Integral) else float(a) if isinstance(a, Real) else a for a in aux)
-        self._set(function, numbers, _declared(self.role, function, numbers).name)
+        faults = [
+            f"aux {i} is a {type(a).__name__}; arrays and numbers are allowed"
+            for i, a in enumerate(numbers)
+            if not isinstance(a, _NUMBERS) and not (hasattr(a, "dtype") and hasattr(a, "shape"))
+        ]
+        tokens = () if faults else aux_tokens(numbers)
+        self._set(function, numbers, _declared(self.role, function, len(numbers), tokens, faults))
 
     def _set(self, function: Any, aux: tuple[Any, ...], name: str) -> None:
         for field, value in (("function", function), ("aux", aux), ("_name", name)):
@@ -83,6 +89,21 @@ class FromFunction(Declaration):
     @property
     def name(self) -> str:
         return self._name  # type: ignore[attr-defined]
+
+    @property
+    def word(self) -> str:
+        return self.name
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        return self.aux
+
+    @classmethod
+    def named(cls, name: str, aux: tuple[Any, ...]) -> Any:
+        """The declaration of a function that was declared under this name."""
+        twin = object.__new__(cls)
+        twin._set(FUNCTIONS[name].frozen, aux, name)
+        return twin
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -119,21 +140,20 @@ class FromFunction(Declaration):
         return faults
 
 
-def _declared(role: str, function: Any, aux: tuple[Any, ...]) -> UserFunction:
-    """The function, entered in FUNCTIONS; ProblemError with every fault of it and of what aux is."""
-    faults = [
-        f"aux {i} is a {type(a).__name__}; arrays and numbers are allowed"
-        for i, a in enumerate(aux)
-        if not isinstance(a, _NUMBERS) and not (hasattr(a, "dtype") and hasattr(a, "shape"))
-    ]
+def _declared(role: str, function: Any, extra: int, tokens: tuple[str, ...], faults: list[str]) -> str:
+    """The name of the function, entered in FUNCTIONS; ProblemError with every fault of it and those of its aux."""
     try:
         frozen = freeze(function)
     except Unfrozen as error:
         raise ProblemError([f"the {role} function {fault}" for fault in error.faults] + faults) from None
-    faults += _parameter_faults(role, frozen, len(aux))
+    faults = faults + _parameter_faults(role, frozen, extra)
     if faults:
         raise ProblemError([f"the {role} function {frozen.label}: {fault}" for fault in faults])
-    return _registered(role, frozen, aux_tokens(aux))
+    return _registered(role, frozen, tokens).name
+
+
+# torch.compile calls it when it reads a program that declares a function; it cannot read what this does.
+_declared._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _registered(role: str, frozen: Frozen, tokens: tuple[str, ...]) -> UserFunction:

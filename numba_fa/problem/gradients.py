@@ -24,16 +24,16 @@ class Saved(NamedTuple):
 
 
 def wanted_of(wanted: Any, biases: Sequence[Bias], sink: bool) -> tuple[Wanted, list[str]]:
-    """(the gradients that a caller's `wanted` means, with "bias0" on for "bias"; its faults)."""
+    """(the gradients that a caller's `wanted` means, with "bias0" on for "bias", which may be given too; its faults)."""
     several = isinstance(wanted, (tuple, list, set, frozenset))
     names = list(wanted) if several else [wanted] if isinstance(wanted, str) else []
-    unknown = [name for name in names if name not in NAMES]
+    numbered = [f"bias{i}" for i, bias in enumerate(biases) if bias.parameter]
+    unknown = [name for name in names if name not in NAMES and name not in numbered]
     faults = [f"wanted holds {name!r}; allowed: {', '.join(map(repr, NAMES))}" for name in unknown]
     if not names:
         faults.append(f"wanted is {wanted!r}; some of {', '.join(map(repr, NAMES))} are wanted")
     if "sink" in names and not sink:
         faults.append("wanted holds 'sink', and there are no sink_logits")
-    numbered = [f"bias{i}" for i, bias in enumerate(biases) if bias.parameter]
     if "bias" in names and not numbered:
         faults.append("wanted holds 'bias', and no bias has a parameter (ALiBi's slopes, DenseBias's array, T5Bias's table)")
     kept = [name for name in names if name != "bias"] + (numbered if "bias" in names else [])

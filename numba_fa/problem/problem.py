@@ -106,7 +106,7 @@ class Problem:
         rank_faults = _rank_faults(arrays)
         faults += rank_faults or _axis_faults(arrays, out, lse)
         chosen, biases = mask_named(mask), biases_of(bias)
-        faults += _choice_faults(mask, chosen, bias, biases)
+        faults += choice_faults(mask, chosen, bias, biases)
         if not rank_faults:
             sizes = CallSizes(q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.device)
             faults += _program_faults(sizes, chosen, biases or (), sink_logits)
@@ -134,7 +134,7 @@ class Problem:
         )
 
 
-def _choice_faults(mask: Any, chosen: Mask | None, bias: Any, biases: tuple[Bias, ...] | None) -> list[str]:
+def choice_faults(mask: Any, chosen: Mask | None, bias: Any, biases: tuple[Bias, ...] | None) -> list[str]:
     """Faults of what is given for a mask and for biases, which are none."""
     faults = []
     if chosen is None:

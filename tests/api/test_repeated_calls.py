@@ -125,26 +125,26 @@ def test_other_strides_are_another_call(warm):
     assert out.is_contiguous() and close(out, truth(*QKV))
 
 
-def test_a_gradient_is_refused_after_good_calls(warm):
+def test_a_gradient_is_recorded_after_good_calls(warm):
     q, k, v = (x.clone().requires_grad_() for x in QKV)
     with torch.no_grad():
-        numba_fa.attention(q, k, v)
-    with pytest.raises(UnsupportedError, match="requires grad"):
-        numba_fa.attention(q, k, v)
-    with pytest.raises(UnsupportedError, match="v requires grad"):
-        numba_fa.attention(*QKV[:2], v)
+        assert not numba_fa.attention(q, k, v).requires_grad
+    assert numba_fa.attention(q, k, v).requires_grad
+    assert numba_fa.attention(*QKV[:2], v).requires_grad
+    assert not numba_fa.attention(*QKV).requires_grad
 
 
-def test_a_gradient_of_a_bias_is_refused():
+def test_a_gradient_of_a_bias_is_recorded_or_refused():
     slopes = torch.nn.Parameter(torch.ones(4))
     bias = numba_fa.ALiBi(slopes)
     with torch.no_grad():
         numba_fa.attention(*QKV, bias=bias)
         plan = numba_fa.plan(*QKV, bias=bias)
-    with pytest.raises(UnsupportedError, match="alibi's slopes requires grad"):
-        numba_fa.attention(*QKV, bias=bias)
+    assert numba_fa.attention(*QKV, bias=bias).requires_grad
     with pytest.raises((UnsupportedError, ProblemError)):
         plan.run(*QKV, torch.empty_like(QKV[0]))
+    with pytest.raises(UnsupportedError, match="alibi's slopes requires grad"):
+        numba_fa.plan(*QKV, bias=bias)
 
 
 def test_a_forced_family_is_obeyed_after_good_calls(warm, monkeypatch):

@@ -46,9 +46,9 @@ def parameter_rooms(problem: Problem, key: DispatchKey, wanted: Wanted) -> dict[
     """Bytes of what these kernels keep between them, by name; key: the main kernel's."""
     blocks = problem.batch * problem.heads * _tiles(problem.seqlen_q, bias_tile(key.head_dim)[0])
     return {
-        f"parts{n}": 4 * blocks * parameter_count(bias.name)
-        for n, bias in enumerate(problem.biases)
-        if f"bias{n}" in wanted and bias.kind != "dense"
+        f"parts{n}": 4 * blocks * parameter_count(name)
+        for n, name in enumerate(key.bias.split("+"))
+        if f"bias{n}" in wanted and not name.startswith("dense")
     }
 
 

@@ -1,20 +1,19 @@
 """What the hardware's tanh (tanh.approx.f32, relative error up to 2**-11) costs in accuracy, beside the tolerance.
 
-`python -m numba_fa.testing.softcap_error` prints, for bfloat16 causal attention with a softcap, the largest error of the
+`python -m tests.softcap_error` prints, for bfloat16 causal attention with a softcap, the largest error of the
 naive computation, the bound of the tests (twice that, `testing/tolerance.py`), and the error of the same computation whose
 tanh is off by 2**-11 everywhere, up or down at random. On a GPU also the kernel's own error.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+import reference
 from numba_fa.testing.inputs import random_qkv
 from numba_fa.testing.tolerance import error_bound
 
@@ -25,17 +24,14 @@ TANH_ERROR = 2.0**-11  # PTX ISA, tanh.approx.f32
 
 def main() -> None:
     """Print the table."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the reference is not in the wheel
-    import reference
-
     kernel = _kernel()
     print(f"| cap | scores' deviation | naive | bound | tanh off by 2**-11 |{' kernel |' if kernel else ''} of the bound |")
     for cap in CAPS:
         for scale in SCALES:
-            print(_row(reference, kernel, cap, scale), flush=True)
+            print(_row(kernel, cap, scale), flush=True)
 
 
-def _row(reference: Any, kernel: Callable[..., Any] | None, cap: float, scale: float) -> str:
+def _row(kernel: Callable[..., Any] | None, cap: float, scale: float) -> str:
     q, k, v = random_qkv(*SIZES, "bfloat16")
     factor = scale * SIZES[-1] ** -0.5
     signs = np.random.default_rng(0).choice([-1.0, 1.0], SIZES[1:3])

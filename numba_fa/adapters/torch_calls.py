@@ -1,0 +1,114 @@
+"""From a call of attention to torch's operator: at once, where torch must see the call, or as torch.compile reads it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NoReturn
+
+from numba_fa.adapters.arrays import library_of
+from numba_fa.adapters.given import Given, named
+from numba_fa.adapters.torch_ops import Operators
+from numba_fa.errors import ProblemError, UnsupportedError
+from numba_fa.problem.biases import biases_of
+from numba_fa.problem.flat import flat, parameters
+from numba_fa.problem.masks import mask_named
+from numba_fa.problem.problem import choice_faults
+
+_SEEN = (
+    "whose gradients are recorded, or that are transformed or cast by autocast; take the tensor that attention returns, or "
+    "call under torch.no_grad()"
+)
+
+
+def recorded(
+    operators: Operators, q: Any, k: Any, v: Any, given: Given, scale: Any, out: Any, return_lse: bool, deterministic: bool
+) -> Any:
+    """What `attention` returns, as torch records it; ProblemError or UnsupportedError for what it cannot record."""
+    chosen, biases = mask_named(given.mask), biases_of(given.bias)
+    if chosen is None or biases is None:
+        raise _meant_nothing(given.mask, given.bias)
+    if out is not None:
+        raise UnsupportedError(f"out is given for tensors {_SEEN}")
+    program, ints, floats, arrays = flat(chosen, biases)
+    *arrays, sink = _tensors(chosen, biases, arrays, given.sink_logits)
+    _refuse_lost_gradients(program, arrays, Given(chosen, biases, sink))
+    transformed = sys.modules["torch"]._C._are_functorch_transforms_active()
+    made = (operators.transformed if transformed else operators.attention)(
+        q, k, v, arrays, sink, program, ints, floats, None if scale is None else float(scale), deterministic
+    )
+    return made if return_lse else made[0]
+
+
+def traced(
+    q: Any, k: Any, v: Any, mask: Any, bias: Any, sink_logits: Any, scale: Any, out: Any, return_lse: bool,
+    deterministic: bool,
+) -> Any:  # fmt: skip
+    """The same as torch.compile reads it: nothing here asks for a tensor's memory, and all that is no tensor is a constant.
+
+    The operators are registered.
+    """
+    chosen, biases = mask_named(mask), biases_of(bias)
+    if chosen is None or biases is None:
+        _refuse(mask, bias)
+    program, ints, floats, arrays = flat(chosen, biases)
+    made, lse = sys.modules["torch"].ops.numba_fa.attention.default(
+        q, k, v, arrays, sink_logits, program, ints, floats, None if scale is None else float(scale), deterministic
+    )
+    if out is not None:
+        if made.requires_grad or out.shape != made.shape or out.dtype != made.dtype:
+            _refuse_out(tuple(made.shape))
+        out.copy_(made)
+        made = out
+    return (made, lse) if return_lse else made
+
+
+def _meant_nothing(mask: Any, bias: Any) -> ProblemError:
+    return ProblemError(choice_faults(mask, mask_named(mask), bias, biases_of(bias)))
+
+
+def _refuse(mask: Any, bias: Any) -> NoReturn:
+    raise _meant_nothing(mask, bias)
+
+
+def _refuse_out(shape: tuple[int, ...]) -> NoReturn:
+    raise UnsupportedError(f"out is given for tensors {_SEEN}; in a graph out must be of q's dtype and shape {shape}")
+
+
+# torch.compile calls these instead of reading them.
+_refuse._dynamo_marked_constant = _refuse_out._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _tensors(mask: Any, biases: Any, arrays: list[Any], sink_logits: Any) -> list[Any]:
+    """The arrays and the sink as torch's tensors, sharing memory with those of other libraries."""
+    torch = sys.modules["torch"]
+    if all(isinstance(array, torch.Tensor) for array in arrays) and (
+        sink_logits is None or isinstance(sink_logits, torch.Tensor)
+    ):
+        return [*arrays, sink_logits]
+    labelled = Given(mask, biases, sink_logits).arrays
+
+    def tensor(array: Any) -> Any:
+        library_of(array)
+        try:
+            return array if isinstance(array, torch.Tensor) else torch.as_tensor(array)
+        except Exception as error:
+            raise ProblemError([f"torch makes no tensor of it ({error}); pass a tensor"]) from None
+
+    try:
+        return [*map(tensor, arrays), None if sink_logits is None else tensor(sink_logits)]
+    except ProblemError:
+        raise named(tensor, labelled) from None
+
+
+def _refuse_lost_gradients(program: str, arrays: list[Any], given: Given) -> None:
+    """UnsupportedError where a gradient is wanted of an array that gets none: a user's function's, or a mask's."""
+    if not sys.modules["torch"].is_grad_enabled():
+        return
+    known = [arrays[i] for i in parameters(program).values()]
+    wanting = [array for array in arrays if array.requires_grad and not any(array is one for one in known)]
+    lost = [label for label, array in given.arrays if any(array is one for one in wanting)]
+    if lost:
+        raise UnsupportedError(
+            f"{' and '.join(lost)} requires grad, and attention has no gradient of it; biases with parameters that have "
+            "gradients are ALiBi, DenseBias and T5Bias"
+        )
