@@ -74,13 +74,13 @@ class _Backward:
         scale = np.float32(scale)
         call = _Call(
             sizes, np.array([_place(x) for x in (q, k, v, out, dout, dq, dk, dv)], np.int64), lse,
-            _NONE if dlse is None else dlse, np.empty((2, *lse.shape), np.float32), pack(self.tokens, aux),
+            _NONE if dlse is None else dlse, np.empty((3, *lse.shape), np.float32), pack(self.tokens, aux),
             np.zeros(1, np.int64), self.next_keys, self.hide, self.derive or derive_none, gather_none,
             *make_converters(key.dtype), judge, scale if biased else np.float32(scale * LOG2_E), scale,
         )  # fmt: skip
         call.run(tasks.prepare, sizes.batch * sizes.heads)
         if dsink is not None:
-            dsink[:] = _sink_gradient(aux[-1], lse, call.rows[1])
+            dsink[:] = _sink_gradient(aux[-1], lse, call.rows[2])
         _run_matrices(call, dq is not None, dk is not None or dv is not None)
         for n, gradient in enumerate(dbias or ()):
             if gradient is not None:

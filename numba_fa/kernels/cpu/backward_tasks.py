@@ -19,7 +19,7 @@ from numba_fa.kernels.cpu.hooks import LOG2_E, MINUS_INFINITY, NEXT_KEYS
 from numba_fa.kernels.cpu.launch_arguments import PACKED
 
 Q, K, V, OUT, DOUT, DQ, DK, DV = range(8)  # rows of `places`: address, and strides of batch, sequence and head in bytes
-ONE, INFINITY, _LOG2_E = np.float32(1.0), np.float32(np.inf), np.float32(LOG2_E)
+ONE, INFINITY, LN_2 = np.float32(1.0), np.float32(np.inf), np.float32(np.log(2.0))
 
 
 class Sizes(NamedTuple):
@@ -44,7 +44,7 @@ class Sizes(NamedTuple):
 
 _SIZES = types.NamedUniTuple(types.int64, len(Sizes._fields), Sizes)
 _f = types.float32
-# sizes, places, lse, dlse, rows (log2 of sums and delta: 2, batch, heads, seqlen_q), packed, packed gradient of a
+# sizes, places, lse, dlse, rows (`prepare`: 3, batch, heads, seqlen_q), packed, packed gradient of a
 # parameter, hooks, converters, judge, factor, scale, number of the task
 TASK = types.void(
     _SIZES, types.Array(types.int64, 2, "C"), *[types.Array(_f, 3, "A", readonly=True, aligned=False)] * 2,
@@ -83,7 +83,8 @@ def tile_of_keys(next_keys, sizes, batch, head, q_first, rows, block, packed):
 @njit(**OPTIONS)
 def prepare(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys, hide, derive, gather, load_rows,
             load_columns, store, judge, factor, scale, index):  # fmt: skip
-    """rows of one head: lse times log2(e), infinity where there is no key, and rowsum(dout * out) - dlse."""
+    """rows of one head: lse times log2(e), infinity where there is no key; what is beyond float32 of it; and
+    rowsum(dout * out) - dlse."""
     batch, head = index // sizes.heads, index % sizes.heads
     out, dout = room(sizes.block_m, sizes.head_dim), room(sizes.block_m, sizes.head_dim)
     for start in range(0, sizes.seqlen_q, sizes.block_m):
@@ -96,8 +97,10 @@ def prepare(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys, 
                 total += np.float64(dout[i, e]) * np.float64(out[i, e])
             if dlse.size:
                 total -= dlse[batch, head, start + i]
-            rows[0, batch, head, start + i] = INFINITY if natural == MINUS_INFINITY else natural * _LOG2_E
-            rows[1, batch, head, start + i] = total
+            binary = np.float64(natural) * LOG2_E
+            rows[0, batch, head, start + i] = INFINITY if natural == MINUS_INFINITY else binary
+            rows[1, batch, head, start + i] = ZERO if np.isinf(natural) else binary - np.float32(binary)
+            rows[2, batch, head, start + i] = total
 
 
 @njit(**OPTIONS)
@@ -124,7 +127,7 @@ def keys_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys
         held = min(block_n, sizes.seqlen_k - start)
         k_at, v_at = address_of(places, K, batch, start, head_kv), address_of(places, V, batch, start, head_kv)
         load_rows(k_at, places[K, 2], held, head_dim, ONE, keys)
-        load_columns(k_at, places[K, 2], held, head_dim, factor, k_t)
+        load_columns(k_at, places[K, 2], held, head_dim, ONE, k_t)
         load_columns(v_at, places[V, 2], held, head_dim, ONE, v_t)
         k_sum[:, :] = ZERO
         v_sum[:, :] = ZERO
@@ -134,11 +137,10 @@ def keys_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys
             count, masked = tile_of_keys(next_keys, sizes, batch, head, q_first, count_q, block, packed)
             if count == 0:
                 continue
-            load_rows(address_of(places, Q, batch, q_first, head), places[Q, 2], count_q, head_dim, ONE, q)
+            load_rows(address_of(places, Q, batch, q_first, head), places[Q, 2], count_q, head_dim, factor, q)
             load_rows(address_of(places, DOUT, batch, q_first, head), places[DOUT, 2], count_q, head_dim, ONE, dout)
-            judge(q, dout, k_t, v_t, rows[0, batch, head, q_first:q_first + count_q],
-                  rows[1, batch, head, q_first:q_first + count_q], batch, head, q_first, start, count_q, count,
-                  sizes.biased != 0, masked, derive, hide, packed, probs, gradients, slopes)  # fmt: skip
+            judge(q, dout, k_t, v_t, rows[:, batch, head, q_first:q_first + count_q], batch, head, q_first, start, count_q,
+                  count, sizes.biased != 0, masked, derive, hide, packed, probs, gradients, slopes)  # fmt: skip
             if wants_v:
                 add_weighted(dout, probs, False, v_sum, count, cols_d, count_q, masked)
             if wants_k:
@@ -147,7 +149,8 @@ def keys_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys
                 mine = q_sum[part * room_m : part * room_m + room_m]
                 add_weighted(keys, gradients, True, mine, count_q, cols_d, count, masked)
         if wants_k:
-            store(k_sum, scale, address_of(places, DK, batch, start, head_kv), places[DK, 2], held, head_dim)
+            unscaled = ONE if sizes.biased else LN_2  # q is scaled already
+            store(k_sum, unscaled, address_of(places, DK, batch, start, head_kv), places[DK, 2], held, head_dim)
         if wants_v:
             store(v_sum, ONE, address_of(places, DV, batch, start, head_kv), places[DV, 2], held, head_dim)
     if sizes.fused:
@@ -172,7 +175,7 @@ def queries_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next_k
     q, dout, q_sum = room(block_m, head_dim), room(block_m, head_dim), room(block_m, head_dim)
     keys, k_t, v_t = room(block_n, head_dim), room_turned(head_dim, block_n), room_turned(head_dim, block_n)
     probs, gradients, slopes = room(block_m, block_n), room(block_m, block_n), room(block_m, block_n)
-    load_rows(address_of(places, Q, batch, q_first, head), places[Q, 2], count_q, head_dim, ONE, q)
+    load_rows(address_of(places, Q, batch, q_first, head), places[Q, 2], count_q, head_dim, factor, q)
     load_rows(address_of(places, DOUT, batch, q_first, head), places[DOUT, 2], count_q, head_dim, ONE, dout)
     for block in range(-(-sizes.seqlen_k // block_n)):
         count, masked = tile_of_keys(next_keys, sizes, batch, head, q_first, count_q, block, packed)
@@ -181,11 +184,10 @@ def queries_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next_k
         start = block * block_n
         k_at, v_at = address_of(places, K, batch, start, head_kv), address_of(places, V, batch, start, head_kv)
         load_rows(k_at, places[K, 2], count, head_dim, ONE, keys)
-        load_columns(k_at, places[K, 2], count, head_dim, factor, k_t)
+        load_columns(k_at, places[K, 2], count, head_dim, ONE, k_t)
         load_columns(v_at, places[V, 2], count, head_dim, ONE, v_t)
-        judge(q, dout, k_t, v_t, rows[0, batch, head, q_first:q_first + count_q],
-              rows[1, batch, head, q_first:q_first + count_q], batch, head, q_first, start, count_q, count,
-              sizes.biased != 0, masked, derive, hide, packed, probs, gradients, slopes)  # fmt: skip
+        judge(q, dout, k_t, v_t, rows[:, batch, head, q_first:q_first + count_q], batch, head, q_first, start, count_q,
+              count, sizes.biased != 0, masked, derive, hide, packed, probs, gradients, slopes)  # fmt: skip
         add_weighted(keys, gradients, True, q_sum, count_q, round_up(head_dim, COLS), count, masked)
     store(q_sum, scale, address_of(places, DQ, batch, q_first, head), places[DQ, 2], count_q, head_dim)
 
@@ -214,7 +216,7 @@ def parameter_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next
             for q_block in span(part_q, sizes.own_q, -(-sizes.seqlen_q // block_m)):
                 q_first = q_block * block_m
                 count_q = min(block_m, sizes.seqlen_q - q_first)
-                load_rows(address_of(places, Q, batch, q_first, head), places[Q, 2], count_q, head_dim, ONE, q)
+                load_rows(address_of(places, Q, batch, q_first, head), places[Q, 2], count_q, head_dim, factor, q)
                 load_rows(address_of(places, DOUT, batch, q_first, head), places[DOUT, 2], count_q, head_dim, ONE, dout)
                 for block in span(part_k, sizes.own_k, -(-sizes.seqlen_k // block_n)):
                     count, masked = tile_of_keys(next_keys, sizes, batch, head, q_first, count_q, block, packed)
@@ -223,11 +225,10 @@ def parameter_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next
                     start = block * block_n
                     k_at = address_of(places, K, batch, start, head_kv)
                     v_at = address_of(places, V, batch, start, head_kv)
-                    load_columns(k_at, places[K, 2], count, head_dim, factor, k_t)
+                    load_columns(k_at, places[K, 2], count, head_dim, ONE, k_t)
                     load_columns(v_at, places[V, 2], count, head_dim, ONE, v_t)
-                    judge(q, dout, k_t, v_t, rows[0, batch, head, q_first:q_first + count_q],
-                          rows[1, batch, head, q_first:q_first + count_q], batch, head, q_first, start, count_q, count,
-                          True, masked, derive, hide, packed, probs, gradients, slopes)  # fmt: skip
+                    judge(q, dout, k_t, v_t, rows[:, batch, head, q_first:q_first + count_q], batch, head, q_first, start,
+                          count_q, count, True, masked, derive, hide, packed, probs, gradients, slopes)  # fmt: skip
                     gather(gradients, batch, head, q_first, start, count_q, count, packed, packed_gradient)
 
 

@@ -78,22 +78,21 @@ def _pointer_to(element):
     return pointer
 
 
-# judge(q, dout, k_t, v_t, log2_sums, deltas, batch, head, q_first, kv_first, rows, count, biased, masked, derive, hide,
+# judge(q, dout, k_t, v_t, statistics, batch, head, q_first, kv_first, rows, count, biased, masked, derive, hide,
 #       packed, probs, gradients, slopes)
-_vector = types.Array(types.float32, 1, "C")
 JUDGE = types.void(
-    _tile, _tile, _tile, _tile, _vector, _vector, *[_i] * 6, types.boolean, types.boolean, types.FunctionType(DERIVE),
-    types.FunctionType(HIDE), PACKED, _tile, _tile, _tile,
+    _tile, _tile, _tile, _tile, types.Array(types.float32, 2, "A"), *[_i] * 6, types.boolean, types.boolean,
+    types.FunctionType(DERIVE), types.FunctionType(HIDE), PACKED, _tile, _tile, _tile,
 )  # fmt: skip
 
 
 @njit(**OPTIONS)
-def judge(q, dout, k_t, v_t, log2_sums, deltas, batch, head, q_first, kv_first, rows, count, biased, masked, derive, hide,
+def judge(q, dout, k_t, v_t, statistics, batch, head, q_first, kv_first, rows, count, biased, masked, derive, hide,
           packed, probs, gradients, slopes):  # fmt: skip
     """probs = p and gradients = ds, rows queries x count keys, zero in the columns from count to a multiple of COLS.
 
-    q, dout: rows x head_dim; k_t, v_t: head_dim x keys, k_t times the scale (and log2(e) where no bias makes it);
-    log2_sums and deltas: a value a query.
+    q, dout: rows x head_dim, q times the scale (and log2(e) where no bias brings it in), which gives the forward's scores,
+    with all their rounding; k_t, v_t: head_dim x keys; statistics: of each query, as `prepare` leaves them.
     """
     cols, head_dim = round_up(count, COLS), k_t.shape[0]
     probs[:, :] = ZERO
@@ -105,10 +104,10 @@ def judge(q, dout, k_t, v_t, log2_sums, deltas, batch, head, q_first, kv_first, 
         hide(probs, batch, head, q_first, kv_first, rows, count, packed)
     add_product(v_t, dout, dout.shape[1], 1, gradients, rows, cols, head_dim)
     for i in range(rows):
-        log2_sum, delta = log2_sums[i], deltas[i]
+        log2_sum, rest, delta = statistics[0, i], statistics[1, i], statistics[2, i]
         for j in range(count):
             score = probs[i, j]
-            p = ZERO if score == MINUS_INFINITY else exp2(score - log2_sum)
+            p = ZERO if score == MINUS_INFINITY else exp2(score - log2_sum - rest)
             ds = p * (gradients[i, j] - delta)
             probs[i, j] = p
             gradients[i, j] = ZERO if p == ZERO else ds

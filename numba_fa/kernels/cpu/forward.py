@@ -22,7 +22,7 @@ from numba_fa.kernels.cpu.hooks import LOG2_E, MINUS_INFINITY, NEXT_KEYS, ON_TIL
 from numba_fa.kernels.cpu.launch_arguments import PACKED, pack
 from numba_fa.problem.tokens import tokens_of
 
-LN_2 = np.float32(math.log(2.0))
+LN_2 = math.log(2.0)
 # Numba's workqueue layer, all there is without OpenMP and TBB, ends the process when two threads enter parallel code.
 ONE_AT_A_TIME = threading.Lock()
 STORAGE = {"fp32": np.float32, "fp16": np.uint16, "bf16": np.uint16}
@@ -215,7 +215,7 @@ def _compiled(dtype):
         if lse.size:
             for i in range(rows):
                 empty = row_sum[i] == np.float32(0.0)
-                log2_sum = row_max[i] + np.log2(row_sum[i])
+                log2_sum = np.float64(row_max[i]) + np.log2(np.float64(row_sum[i]))
                 lse[batch, head, start + i] = MINUS_INFINITY if empty else LN_2 * log2_sum
 
     # The task is called through a pointer: inlined, LLVM would optimise it three times (7.0 s against 4.2 s).
