@@ -26,7 +26,6 @@ Node = tuple[str, "tuple[Node, ...]"]  # (name, what is in its parentheses)
 _KINDS: dict[str, Any] = {**masks.KINDS, **biases.KINDS}
 _CONSTANTS = {"T": True, "F": False, "N": None}
 _WORD = re.compile(r"\w*")
-_LARGEST = 1 << 62  # graphs hold numbers of 64 bits; far beyond what any mask tells apart or passes to a kernel
 
 
 def flat(mask: Mask, bias: Sequence[Bias]) -> tuple[str, list[int], list[float], list[Any]]:

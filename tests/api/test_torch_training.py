@@ -365,3 +365,25 @@ def test_a_bias_may_be_wanted_by_its_number():
     assert every[0] is not None and one[:2] == (None, None) and torch.equal(one[2], every[2])
     with pytest.raises(ProblemError, match="wanted holds 'bias1'"):
         numba_fa.attention_backward(*given, bias=biases, wanted=("q", "bias1"))
+
+
+def test_a_class_of_tensors_that_stand_for_others_is_asked():
+    """Its tensors have no memory; what it does for the operator is its own affair."""
+    from torch.utils._pytree import tree_map
+
+    class Wrapped(torch.Tensor):
+        @staticmethod
+        def __new__(cls, inner):
+            return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=inner.device)
+
+        def __init__(self, inner):
+            self.inner = inner
+
+        @classmethod
+        def __torch_dispatch__(cls, operator, types, args, kwargs=None):
+            return operator(*tree_map(lambda x: x.inner if isinstance(x, Wrapped) else x, args), **(kwargs or {}))
+
+    arrays = qkv(grad=False)
+    for _ in range(2):
+        expected = numba_fa.attention(*arrays)
+    assert torch.equal(numba_fa.attention(*map(Wrapped, arrays)), expected)
