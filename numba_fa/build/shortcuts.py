@@ -1,0 +1,139 @@
+"""What Numba-CUDA does again and again while it compiles a kernel, done once: a first call takes half as long.
+
+A kernel is some forty device functions. For each call in each of them Numba tries the callee's overloads one after the
+other, and words a message for each that does not fit; before each function and each intrinsic it goes through all its
+registries; it works out which variables live nine times a function, and needs that twice. What a function is compiled into
+stays what it was: `tests/build/test_shortcuts.py` compares. Measured: docs/findings/0010.
+
+All of this reaches into Numba-CUDA, so it is for the version that it was written for; with another one Numba does as ever.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from numba_fa.build.fingerprint import versions
+
+KNOWN = "0.30."
+
+Replacement = tuple[Any, str, Callable[..., Any]]
+
+
+@contextmanager
+def shortcuts() -> Iterator[None]:
+    """Numba-CUDA's compiler with the repetitions taken out, where its version is the known one."""
+    with ExitStack() as stack:
+        if versions().get("numba-cuda", "").startswith(KNOWN):
+            for owner, name, value in _replacements():
+                stack.enter_context(_replaced(owner, name, value))
+        yield
+
+
+def _replacements() -> Iterator[Replacement]:
+    """(class, attribute, what to put there), each made when those before are in place."""
+    from numba.cuda.descriptor import cuda_target
+
+    target, typing = cuda_target.target_context, cuda_target.typing_context
+    _load_registries(target, typing)
+    yield _refresh_when_grown(typing)
+    yield _refresh_when_grown(target)
+    yield _resolve_once(typing)
+    yield _lifetimes_when_wanted()
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    inherited = name not in vars(owner)
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if inherited:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+class _WithoutScipy:
+    """An importer that hides SciPy's linear algebra from this thread. Numba imports it, for 0.2 s, to learn whether it is there."""
+
+    def __init__(self) -> None:
+        self.thread, self.asked = threading.get_ident(), False
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name == "scipy.linalg" and threading.get_ident() == self.thread:
+            self.asked = True
+            raise ModuleNotFoundError(name)
+
+
+def _load_registries(target: Any, typing: Any) -> None:
+    """The first time in a process this imports most of Numba-CUDA."""
+    finder = _WithoutScipy()
+    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+    try:
+        typing.refresh()
+        target.refresh()
+    finally:
+        sys.meta_path.remove(finder)  # type: ignore[arg-type]
+    if finder.asked:
+        sys.modules["numba.cuda.np.arraymath"]._HAVE_BLAS = True  # type: ignore[attr-defined]
+
+
+def _refresh_when_grown(context: Any) -> Replacement:
+    """A context goes through its registries when one of them holds more than before."""
+    owner, refresh = type(context), type(context).refresh
+    lists = [getattr(registry, name) for registry, loader in context._registries.items() for name in loader.registry_items]
+    seen = sum(map(len, lists))
+
+    def refresh_when_grown(self: Any) -> None:
+        nonlocal seen
+        size = sum(map(len, lists))
+        if size != seen:
+            seen = size  # as it was before: what is registered meanwhile waits for the next time
+            refresh(self)
+
+    return owner, "refresh", refresh_when_grown
+
+
+def _resolve_once(typing: Any) -> Replacement:
+    """The overload of a function for given types is looked for once, and not at each call, nor again to lower it."""
+    from numba.cuda import types  # type: ignore[attr-defined]
+
+    owner = types.Function  # type: ignore[attr-defined]
+    resolve, known = owner.get_call_type, {}
+
+    def resolve_once(self: Any, context: Any, arguments: Any, keywords: Any) -> Any:
+        if context is not typing:  # Numba for the CPU, in another thread
+            return resolve(self, context, arguments, keywords)
+        key = self, tuple(arguments), tuple(keywords.items())
+        signature = known.get(key)
+        if signature is None:
+            signature = known[key] = resolve(self, context, arguments, keywords)
+        return signature
+
+    return owner, "get_call_type", resolve_once
+
+
+def _lifetimes_when_wanted() -> Replacement:
+    """Which variables live where is worked out when it is asked for, and not after every pass."""
+    from numba.cuda.core import transforms
+    from numba.cuda.core.postproc import PostProcessor, VariableLifetime
+
+    run = PostProcessor.run
+
+    def lean(self: Any, emit_dels: bool = False, extend_lifetimes: bool = False) -> None:
+        code = self.func_ir
+        if code.is_generator:
+            return run(self, emit_dels, extend_lifetimes)
+        code.blocks = transforms.canonicalize_cfg(code.blocks)
+        code.variable_lifetime = VariableLifetime(code.blocks)
+        code.generator_info = None
+        if emit_dels:
+            self._insert_var_dels(extend_lifetimes=extend_lifetimes)
+
+    return PostProcessor, "run", lean
