@@ -43,6 +43,9 @@ def _replacements() -> Iterator[Replacement]:
     yield _refresh_when_grown(target)
     yield _resolve_once(typing)
     yield _lifetimes_when_wanted()
+    yield _variables_by_kind()
+    yield _options_at_once()
+    yield _size_once(type(target))
 
 
 @contextmanager
@@ -137,3 +140,53 @@ def _lifetimes_when_wanted() -> Replacement:
             self._insert_var_dels(extend_lifetimes=extend_lifetimes)
 
     return PostProcessor, "run", lean
+
+
+def _variables_by_kind() -> Replacement:
+    """What of an instruction's parts is a variable: told by the part's type, which is looked into once."""
+    from numba.cuda.core import ir
+
+    kinds: dict[type, int] = {}
+    variable, instruction, sequence, mapping = 1, 2, 3, 4
+    families = (ir.var_types, variable), (ir.inst_types, instruction), ((list, tuple), sequence), (dict, mapping)
+
+    def variables(self: Any, part: Any) -> list[Any]:
+        kind = kinds.get(type(part))
+        if kind is None:
+            kind = kinds[type(part)] = next((number for family, number in families if isinstance(part, family)), 0)
+        if kind == variable:
+            return [part]
+        if kind == instruction:
+            return part.list_vars()
+        if kind:
+            return [one for item in (part if kind == sequence else part.values()) for one in variables(self, item)]
+        return []
+
+    return ir.Inst, "_rec_list_vars", variables
+
+
+def _options_at_once() -> Replacement:
+    """A function's options, of which each pass wants all, taken together and not one by one."""
+    from numba.cuda.core.targetconfig import TargetConfig
+
+    defaults: dict[type, dict[str, Any]] = {}
+
+    def values(self: Any) -> dict[str, Any]:
+        kind = type(self)
+        if kind not in defaults:
+            defaults[kind] = {name: option.default for name, option in kind.options.items()}
+        return defaults[kind] | self._values
+
+    return TargetConfig, "values", values
+
+
+def _size_once(owner: Any) -> Replacement:
+    """How large a type is, for which LLVM parses a module, asked once a type."""
+    measure, sizes = owner.get_abi_sizeof, {}
+
+    def get_abi_sizeof(self: Any, kind: Any) -> int:
+        if kind not in sizes:
+            sizes[kind] = measure(self, kind)
+        return sizes[kind]
+
+    return owner, "get_abi_sizeof", get_abi_sizeof
