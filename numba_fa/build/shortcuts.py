@@ -2,7 +2,7 @@
 
 A kernel is some forty device functions. For each call in each of them Numba tries the callee's overloads one after the
 other, and words a message for each that does not fit; before each function and each intrinsic it goes through all its
-registries; it works out which variables live nine times a function, and needs that twice. What a function is compiled into
+registries; it works out which variables live nine times a function, and needs that three times. What a function is compiled into
 stays what it was: `tests/build/test_shortcuts.py` compares. Measured: docs/findings/0010.
 
 All of this reaches into Numba-CUDA, so it is for the version that it was written for; with another one Numba does as ever.
@@ -46,6 +46,7 @@ def _replacements() -> Iterator[Replacement]:
     yield _variables_by_kind()
     yield _options_at_once()
     yield _size_once(type(target))
+    yield _leave_what_is_over()
 
 
 @contextmanager
@@ -63,7 +64,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 class _WithoutScipy:
-    """An importer that hides SciPy's linear algebra from this thread. Numba imports it, for 0.2 s, to learn whether it is there."""
+    """An importer that hides SciPy's linear algebra from this thread. Numba imports it, to learn whether it is there."""
 
     def __init__(self) -> None:
         self.thread, self.asked = threading.get_ident(), False
@@ -108,7 +109,7 @@ def _resolve_once(typing: Any) -> Replacement:
     from numba.cuda import types  # type: ignore[attr-defined]
 
     owner = types.Function  # type: ignore[attr-defined]
-    resolve, known = owner.get_call_type, {}
+    resolve, known = owner.get_call_type, dict[Any, Any]()
 
     def resolve_once(self: Any, context: Any, arguments: Any, keywords: Any) -> Any:
         if context is not typing:  # Numba for the CPU, in another thread
@@ -182,7 +183,7 @@ def _options_at_once() -> Replacement:
 
 def _size_once(owner: Any) -> Replacement:
     """How large a type is, for which LLVM parses a module, asked once a type."""
-    measure, sizes = owner.get_abi_sizeof, {}
+    measure, sizes = owner.get_abi_sizeof, dict[Any, int]()
 
     def get_abi_sizeof(self: Any, kind: Any) -> int:
         if kind not in sizes:
@@ -190,3 +191,19 @@ def _size_once(owner: Any) -> Replacement:
         return sizes[kind]
 
     return owner, "get_abi_sizeof", get_abi_sizeof
+
+
+def _leave_what_is_over() -> Replacement:
+    """The end of a variable's life is no code where nothing is counted."""
+    from numba.cuda.lowering import CUDALower
+
+    delete = CUDALower.delvar
+
+    def delvar(self: Any, name: str) -> None:
+        if self.context.enable_nrt or self._disable_sroa_like_opt or name in self.poly_var_set:
+            return delete(self, name)
+        if name not in self._blk_local_varmap:
+            self._singly_assigned_vars.discard(name)
+        self._alloca_var(name, self.typeof(name))
+
+    return CUDALower, "delvar", delvar
