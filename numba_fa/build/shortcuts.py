@@ -1,9 +1,9 @@
 """What Numba-CUDA does again and again while it compiles a kernel, done once: a first call takes half as long.
 
-A kernel is some forty device functions. For each call in each of them Numba tries the callee's overloads one after the
-other, and words a message for each that does not fit; before each function and each intrinsic it goes through all its
-registries; it works out which variables live nine times a function, and needs that three times. What a function is compiled into
-stays what it was: `tests/build/test_shortcuts.py` compares. Measured: docs/findings/0010.
+A kernel is some forty device functions. For each call in each of them Numba tries the callee's overloads one after
+the other, and words a message for each that does not fit; before each function and each intrinsic it goes through all
+its registries; it works out which variables live nine times a function, and needs that three times. What a function
+is compiled into stays what it was: `tests/build/test_shortcuts.py` compares. Measured: docs/findings/0010.
 
 All of this reaches into Numba-CUDA, so it is for the version that it was written for; with another one Numba does as ever.
 """
