@@ -16,6 +16,7 @@ from typing import Any
 
 from numba_fa.build.artifact import Artifact
 from numba_fa.build.fingerprint import versions
+from numba_fa.build.shortcuts import shortcuts
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.errors import CompileError
 from numba_fa.problem.functions import functions_of
@@ -90,7 +91,8 @@ def _compiling_for(capability: tuple[Any, ...]) -> Iterator[None]:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        yield
+        with shortcuts():
+            yield
     finally:
         numba.cuda.dispatcher.get_current_device = saved
         if collecting:
@@ -133,7 +135,8 @@ def _entry(key: DispatchKey) -> str:
 
 def _edit(library: Any, entry: str) -> None:
     """Give the kernel a stable name; and NVVM's LLVM 7 wants byval without the type that llvmlite writes."""
-    texts = [text.replace(library._entry_name, entry) for text in library.llvm_strs]
+    modules = dict.fromkeys(library.modules)  # a function that several call is there several times
+    texts = [str(module).replace(library._entry_name, entry) for module in modules]
     library._llvm_strs = [text.replace("byval([16 x i64])", "byval") for text in texts]
 
 

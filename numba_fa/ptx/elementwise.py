@@ -132,7 +132,8 @@ class _Call:
         self._callee = compiled.fndesc.declare_function(builder.module)
         with builder.goto_entry_block():
             self._slot = builder.alloca(self._callee.args[0].type.pointee)
-        self._packer = context.get_arg_packer(scalars)
+        self._packers = [context.get_arg_packer([kind]) for kind in scalars]
+        self._flat: dict[tuple[int, Any], Any] = {}
         self._flat_aux: Any = None
 
     def __call__(self, scalars: Sequence[Any], aux: Any) -> Any:
@@ -144,9 +145,15 @@ class _Call:
                 for source, target, value in zip(self.aux, self.scalar_aux, unpack(builder, aux), strict=True)
             ]
             self._flat_aux = self.context.get_arg_packer(list(self.scalar_aux)).as_arguments(builder, items)
-        flat = self._packer.as_arguments(builder, scalars)
+        flat = [part for place, scalar in enumerate(scalars) for part in self._parts(place, scalar)]
         builder.call(self._callee, [self._slot, *flat, *self._flat_aux])
         return self.context.get_returned_value(builder, self.result, builder.load(self._slot))
+
+    def _parts(self, place: int, scalar: Any) -> Any:
+        """What is passed of a scalar, taken from it once: elements share their rows, columns, heads."""
+        if (place, scalar) not in self._flat:
+            self._flat[place, scalar] = self._packers[place].as_arguments(self.builder, [scalar])
+        return self._flat[place, scalar]
 
 
 def _places(builder: Any, args: Sequence[Any], count: int, clamp: bool) -> Callable[[int], list[Any]]:

@@ -1,0 +1,209 @@
+"""What Numba-CUDA does again and again while it compiles a kernel, done once: a first call takes half as long.
+
+A kernel is some forty device functions. For each call in each of them Numba tries the callee's overloads one after
+the other, and words a message for each that does not fit; before each function and each intrinsic it goes through all
+its registries; it works out which variables live nine times a function, and needs that three times. What a function
+is compiled into stays what it was: `tests/build/test_shortcuts.py` compares. Measured: docs/findings/0010.
+
+All of this reaches into Numba-CUDA, so it is for the version that it was written for; with another one Numba does as ever.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from numba_fa.build.fingerprint import versions
+
+KNOWN = "0.30."
+
+Replacement = tuple[Any, str, Callable[..., Any]]
+
+
+@contextmanager
+def shortcuts() -> Iterator[None]:
+    """Numba-CUDA's compiler with the repetitions taken out, where its version is the known one."""
+    with ExitStack() as stack:
+        if versions().get("numba-cuda", "").startswith(KNOWN):
+            for owner, name, value in _replacements():
+                stack.enter_context(_replaced(owner, name, value))
+        yield
+
+
+def _replacements() -> Iterator[Replacement]:
+    """(class, attribute, what to put there), each made when those before are in place."""
+    from numba.cuda.descriptor import cuda_target
+
+    target, typing = cuda_target.target_context, cuda_target.typing_context
+    _load_registries(target, typing)
+    yield _refresh_when_grown(typing)
+    yield _refresh_when_grown(target)
+    yield _resolve_once(typing)
+    yield _lifetimes_when_wanted()
+    yield _variables_by_kind()
+    yield _options_at_once()
+    yield _size_once(type(target))
+    yield _leave_what_is_over()
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    inherited = name not in vars(owner)
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if inherited:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+class _WithoutScipy:
+    """An importer that hides SciPy's linear algebra from this thread. Numba imports it, to learn whether it is there."""
+
+    def __init__(self) -> None:
+        self.thread, self.asked = threading.get_ident(), False
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name == "scipy.linalg" and threading.get_ident() == self.thread:
+            self.asked = True
+            raise ModuleNotFoundError(name)
+
+
+def _load_registries(target: Any, typing: Any) -> None:
+    """The first time in a process this imports most of Numba-CUDA."""
+    finder = _WithoutScipy()
+    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
+    try:
+        typing.refresh()
+        target.refresh()
+    finally:
+        sys.meta_path.remove(finder)  # type: ignore[arg-type]
+    if finder.asked:
+        sys.modules["numba.cuda.np.arraymath"]._HAVE_BLAS = True  # type: ignore[attr-defined]
+
+
+def _refresh_when_grown(context: Any) -> Replacement:
+    """A context goes through its registries when one of them holds more than before."""
+    owner, refresh = type(context), type(context).refresh
+    lists = [getattr(registry, name) for registry, loader in context._registries.items() for name in loader.registry_items]
+    seen = sum(map(len, lists))
+
+    def refresh_when_grown(self: Any) -> None:
+        nonlocal seen
+        size = sum(map(len, lists))
+        if size != seen:
+            seen = size  # as it was before: what is registered meanwhile waits for the next time
+            refresh(self)
+
+    return owner, "refresh", refresh_when_grown
+
+
+def _resolve_once(typing: Any) -> Replacement:
+    """The overload of a function for given types is looked for once, and not at each call, nor again to lower it."""
+    from numba.cuda import types  # type: ignore[attr-defined]
+
+    owner = types.Function  # type: ignore[attr-defined]
+    resolve, known = owner.get_call_type, dict[Any, Any]()
+
+    def resolve_once(self: Any, context: Any, arguments: Any, keywords: Any) -> Any:
+        if context is not typing:  # Numba for the CPU, in another thread
+            return resolve(self, context, arguments, keywords)
+        key = self, tuple(arguments), tuple(keywords.items())
+        signature = known.get(key)
+        if signature is None:
+            signature = known[key] = resolve(self, context, arguments, keywords)
+        return signature
+
+    return owner, "get_call_type", resolve_once
+
+
+def _lifetimes_when_wanted() -> Replacement:
+    """Which variables live where is worked out when it is asked for, and not after every pass."""
+    from numba.cuda.core import transforms
+    from numba.cuda.core.postproc import PostProcessor, VariableLifetime
+
+    run = PostProcessor.run
+
+    def lean(self: Any, emit_dels: bool = False, extend_lifetimes: bool = False) -> None:
+        code = self.func_ir
+        if code.is_generator:
+            return run(self, emit_dels, extend_lifetimes)
+        code.blocks = transforms.canonicalize_cfg(code.blocks)
+        code.variable_lifetime = VariableLifetime(code.blocks)
+        code.generator_info = None
+        if emit_dels:
+            self._insert_var_dels(extend_lifetimes=extend_lifetimes)
+
+    return PostProcessor, "run", lean
+
+
+def _variables_by_kind() -> Replacement:
+    """What of an instruction's parts is a variable: told by the part's type, which is looked into once."""
+    from numba.cuda.core import ir
+
+    kinds: dict[type, int] = {}
+    variable, instruction, sequence, mapping = 1, 2, 3, 4
+    families = (ir.var_types, variable), (ir.inst_types, instruction), ((list, tuple), sequence), (dict, mapping)
+
+    def variables(self: Any, part: Any) -> list[Any]:
+        kind = kinds.get(type(part))
+        if kind is None:
+            kind = kinds[type(part)] = next((number for family, number in families if isinstance(part, family)), 0)
+        if kind == variable:
+            return [part]
+        if kind == instruction:
+            return part.list_vars()
+        if kind:
+            return [one for item in (part if kind == sequence else part.values()) for one in variables(self, item)]
+        return []
+
+    return ir.Inst, "_rec_list_vars", variables
+
+
+def _options_at_once() -> Replacement:
+    """A function's options, of which each pass wants all, taken together and not one by one."""
+    from numba.cuda.core.targetconfig import TargetConfig
+
+    defaults: dict[type, dict[str, Any]] = {}
+
+    def values(self: Any) -> dict[str, Any]:
+        kind = type(self)
+        if kind not in defaults:
+            defaults[kind] = {name: option.default for name, option in kind.options.items()}
+        return defaults[kind] | self._values
+
+    return TargetConfig, "values", values
+
+
+def _size_once(owner: Any) -> Replacement:
+    """How large a type is, for which LLVM parses a module, asked once a type."""
+    measure, sizes = owner.get_abi_sizeof, dict[Any, int]()
+
+    def get_abi_sizeof(self: Any, kind: Any) -> int:
+        if kind not in sizes:
+            sizes[kind] = measure(self, kind)
+        return sizes[kind]
+
+    return owner, "get_abi_sizeof", get_abi_sizeof
+
+
+def _leave_what_is_over() -> Replacement:
+    """The end of a variable's life is no code where nothing is counted."""
+    from numba.cuda.lowering import CUDALower
+
+    delete = CUDALower.delvar
+
+    def delvar(self: Any, name: str) -> None:
+        if self.context.enable_nrt or self._disable_sroa_like_opt or name in self.poly_var_set:
+            return delete(self, name)
+        if name not in self._blk_local_varmap:
+            self._singly_assigned_vars.discard(name)
+        self._alloca_var(name, self.typeof(name))
+
+    return CUDALower, "delvar", delvar
