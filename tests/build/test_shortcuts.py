@@ -49,6 +49,12 @@ def test_another_version_of_numba_cuda_is_left_alone(monkeypatch, replaced):
     assert not replaced
 
 
+def test_a_rearranged_release_is_left_alone(monkeypatch, replaced):
+    monkeypatch.setattr(module, "_size_once", lambda owner: owner.no_such_attribute)
+    with shortcuts():
+        assert replaced and all(vars(owner).get(name) is before for owner, name, before in replaced)
+
+
 @pytest.mark.parametrize("program", ["causal", "score_mod", "document"])
 @pytest.mark.parametrize(("family", "dtype"), [("sm90", "bf16"), ("simt", "fp32")])
 def test_machine_code_is_the_same_without_them(monkeypatch, family, dtype, program):
