@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+import numba_fa.kernels  # noqa: F401  (registers the variants)
 from numba_fa.build import shortcuts as module
 from numba_fa.build.compiler import compile_kernel
 from numba_fa.build.shortcuts import shortcuts
