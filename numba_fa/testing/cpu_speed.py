@@ -1,6 +1,7 @@
-"""Forward milliseconds on the CPU: `python -m numba_fa.testing.cpu_speed`.
+"""Milliseconds on the CPU: `python -m numba_fa.testing.cpu_speed`.
 
-Full and causal beside torch's scaled_dot_product_attention; then masks and biases, float32, beside the full one.
+Full and causal, forward and backward, beside torch's scaled_dot_product_attention; then masks and biases, float32, beside the
+full one.
 """
 
 from __future__ import annotations
@@ -32,9 +33,27 @@ def main() -> None:
             def theirs(arrays: Any = heads_first, mask: str = mask) -> None:
                 torch.nn.functional.scaled_dot_product_attention(*arrays, is_causal=mask == "causal")
 
-            mine, peer = _medians(ours, theirs)
-            print(f"{str(dtype)[6:]:8} {mask:6} numba_fa {mine:6.1f}  torch {peer:6.1f}  ratio {mine / peer:.2f}")
+            for name, pair in (("forward", (ours, theirs)), ("backward", _backwards(q, k, v, mask))):
+                mine, peer = _medians(*pair)
+                what = f"{str(dtype)[6:]:8} {mask:6} {name:8}"
+                print(f"{what} numba_fa {mine:6.1f}  torch {peer:6.1f}  ratio {mine / peer:.2f}", flush=True)
     _print_programs()
+
+
+def _backwards(q: Any, k: Any, v: Any, mask: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Our gradients and torch's, of q, k and v."""
+    import torch
+
+    import numba_fa
+
+    dout = torch.randn(q.shape).to(q.dtype)
+    out, lse = numba_fa.attention(q, k, v, mask=mask, return_lse=True)
+    leaves = [x.transpose(1, 2).detach().requires_grad_() for x in (q, k, v)]
+    made = torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=mask == "causal")
+    return (
+        lambda: numba_fa.attention_backward(dout, q, k, v, out, lse, mask=mask),
+        lambda: torch.autograd.grad(made, leaves, dout.transpose(1, 2), retain_graph=True),
+    )
 
 
 def _print_programs() -> None:

@@ -76,12 +76,21 @@ FORWARD = Variant(
     sink=True,
 )
 
+# Measured with numba_fa.testing.cpu_speed's shapes: 2 to 8% faster than the forward's 128 x 64.
+_BACKWARD_TILE = 64
+
+
+def _backward_key(dtype: str, head_dim: int, mask: str, bias: str) -> DispatchKey:
+    key = key_for("bwd", "cpu", dtype, head_dim, mask, bias)
+    return replace(key, block_m=_BACKWARD_TILE, block_n=_BACKWARD_TILE)
+
+
 BACKWARD = replace(
     FORWARD,
     name="backward-cpu",
     op="bwd",
     task="bwd",
     source="numba_fa.kernels.cpu.backward:backward_of",
-    key_for=partial(key_for, "bwd", "cpu"),
+    key_for=_backward_key,
     arguments=_gradient_arguments,
 )
