@@ -1,7 +1,7 @@
 """Milliseconds on the CPU: `python -m numba_fa.testing.cpu_speed`.
 
-Full and causal, forward and backward, beside torch's scaled_dot_product_attention; then masks and biases, float32, beside the
-full one.
+Full and causal, forward and backward, beside torch's scaled_dot_product_attention; then masks and biases, float32, beside
+the full one.
 """
 
 from __future__ import annotations
