@@ -118,9 +118,12 @@ def _resolve_once(typing: Any) -> Replacement:
         if context is not typing:  # Numba for the CPU, in another thread
             return resolve(self, context, arguments, keywords)
         key = self, tuple(arguments), tuple(keywords.items())
-        signature = known.get(key)
-        if signature is None:
-            signature = known[key] = resolve(self, context, arguments, keywords)
+        if key not in known:
+            signature = resolve(self, context, arguments, keywords)
+            known[key] = signature, self.get_impl_key(signature)
+        signature, implementation = known[key]
+        # Other arguments may lead to the same signature by another overload, which has left its implementation there.
+        self._impl_keys[signature.args] = implementation
         return signature
 
     return owner, "get_call_type", resolve_once

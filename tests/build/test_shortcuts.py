@@ -56,7 +56,7 @@ def test_a_rearranged_release_is_left_alone(monkeypatch, replaced):
         assert replaced and all(vars(owner).get(name) is before for owner, name, before in replaced)
 
 
-@pytest.mark.parametrize("program", ["causal", "score_mod", "document"])
+@pytest.mark.parametrize("program", ["causal", "score_mod", "document", "dense-fp16"])
 @pytest.mark.parametrize(("family", "dtype"), [("sm90", "bf16"), ("simt", "fp32")])
 def test_machine_code_is_the_same_without_them(monkeypatch, family, dtype, program):
     key = key_for("fwd", family, dtype, 64, *PROGRAMS[program](Sizes(1, 1024, 1024, 4)).names)
