@@ -1,7 +1,8 @@
 """Biases on the device: functions of one score. Each has a namesake in `problem/biases.py` (declaration) and
 `reference/biases.py` (truth).
 
-`score` is scale * q.k, or what an earlier bias made of it. Numbers follow the types of `scalar/`: float32 and int32.
+`score` is scale * q.k times `unit`, or what an earlier bias made of that: all are homogeneous, so that a kernel may leave
+scores raw, unit = 1 / scale, and save a multiplication an element. Numbers follow the types of `scalar/`: float32 and int32.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ from collections.abc import Callable
 from functools import lru_cache
 
 
-def alibi(score, b, h, q_idx, kv_idx, offset, slopes):
+def alibi(score, b, h, q_idx, kv_idx, unit, offset, slopes):
     """score - slopes[b, h] * |distance of the key from the query's place among the keys| (Press et al. 2022)."""
-    return score - slopes[b, h] * abs(q_idx + offset - kv_idx)
+    return score - slopes[b, h] * unit * abs(q_idx + offset - kv_idx)
 
 
-def dense(score, b, h, q_idx, kv_idx, bias):
+def dense(score, b, h, q_idx, kv_idx, unit, bias):
     """score + bias[b, h, q_idx, kv_idx]."""
-    return score + bias[b, h, q_idx, kv_idx]
+    return score + bias[b, h, q_idx, kv_idx] * unit
 
 
-def softcap(score, b, h, q_idx, kv_idx, cap):
+def softcap(score, b, h, q_idx, kv_idx, unit, cap):
     """cap * tanh(score / cap), between -cap and cap (Gemma 2, 2024)."""
-    return cap * math.tanh(score / cap)
+    most = cap * unit
+    return most * math.tanh(score / most)
 
 
 def t5_thresholds(buckets: int, max_distance: int) -> tuple[int, list[int]]:
@@ -57,9 +59,9 @@ def t5_bucket(buckets: int, max_distance: int, bidirectional: bool) -> str:
 def make_t5(buckets: int, max_distance: int, bidirectional: bool) -> Callable[..., float]:
     """The T5 bias for one table size: score + table[bucket of the key's relative position, h]."""
     code = (
-        "def t5(score, b, h, q_idx, kv_idx, offset, table):\n"
+        "def t5(score, b, h, q_idx, kv_idx, unit, offset, table):\n"
         f"{t5_bucket(buckets, max_distance, bidirectional)}"
-        "    return score + table[bucket, h]\n"
+        "    return score + table[bucket, h] * unit\n"
     )
     scope: dict[str, Callable[..., float]] = {}
     exec(code, scope)

@@ -11,12 +11,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from numba_fa.flash.bias_gradients import parameter_rule
 from numba_fa.flash.biases import bias_named
 from numba_fa.flash.masks import DEVICE_MASKS, block_reach, block_whole, unknown_reach, unknown_whole
 from numba_fa.problem.functions import FUNCTIONS, UserFunction
 
 _VISIBLE, _REACH, _WHOLE = "b, h, q_idx, kv_idx", "b, h, q_first, q_last, kv_idx", "b, h, q_first, q_last, kv_first, kv_last"
+
+_ONE = np.float32(1)  # the unit of scaled scores; a product with it is none
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class Program:
     visible(b, h, q_idx, kv_idx, aux) -> bool. reach(b, h, q_first, q_last, kv_idx, aux) -> int and whole(b, h, q_first,
     q_last, kv_first, kv_last, aux) -> bool: as of `DeviceMask`. modify(score, b, h, q_idx, kv_idx, aux) -> score, or
     None when there is no bias. sink: the place of sink_logits in aux, or None. users: the user's functions by name, as
-    `jit` made them. full: whether the mask hides nothing.
+    `jit` made them. full: whether the mask hides nothing. raw: whether modify takes raw scores, q.k, and gives them so, with
+    1 / scale as one more number at the end of its aux.
     """
 
     visible: Any
@@ -36,13 +41,18 @@ class Program:
     sink: int | None
     users: dict[str, Any]
     full: bool
+    raw: bool
 
 
-def make_program(mask: str, bias: str, jit: Callable[[Callable[..., Any]], Any]) -> Program:
-    """The program of a key's `mask` and `bias` texts; `jit` makes a function callable from the kernel."""
-    scope: dict[str, Any] = {}
+def make_program(mask: str, bias: str, jit: Callable[[Callable[..., Any]], Any], raw: bool = False) -> Program:
+    """The program of a key's `mask` and `bias` texts; `jit` makes a function callable from the kernel.
+
+    raw: let modify take raw scores, if there are biases and none is a user's function, which wants to see scaled ones.
+    """
+    scope: dict[str, Any] = {"_ONE": _ONE}
     users: dict[str, Any] = {}
-    writer = _Writer(scope, users, jit)
+    raw = raw and takes_raw_scores(bias)
+    writer = _Writer(scope, users, jit, "aux[-1]" if raw else "_ONE")
     visible, reach, whole = writer.mask(iter(mask.split("+")))
     names = [] if bias == "none" else bias.split("+")
     lines = [f"    score = {writer.bias(name)}" for name in names if name != "sink"]
@@ -56,7 +66,14 @@ def make_program(mask: str, bias: str, jit: Callable[[Callable[..., Any]], Any])
         sink=sink,
         users=users,
         full=mask == "full",
+        raw=raw,
     )
+
+
+def takes_raw_scores(bias: str) -> bool:
+    """Whether there are biases in a key's text, and all of them are built in (`biases.py`)."""
+    names = [name for name in bias.split("+") if name not in ("none", "sink")]
+    return bool(names) and not any(name in FUNCTIONS for name in names)
 
 
 @dataclass(frozen=True)
@@ -83,7 +100,7 @@ class BiasSlice:
 def make_bias_slice(mask: str, bias: str, n: int, jit: Callable[[Callable[..., Any]], Any]) -> BiasSlice | None:
     """Bias number n of a key's `bias` text; None when it has no parameter to learn. `jit`: as of `make_program`."""
     users: dict[str, Any] = {}
-    writer = _Writer({}, users, jit)
+    writer = _Writer({"_ONE": _ONE}, users, jit)
     writer.mask(iter(mask.split("+")))
     names = [name for name in bias.split("+") if name != "sink"]
     rule = parameter_rule(names[n])
@@ -107,10 +124,15 @@ def make_bias_slice(mask: str, bias: str, n: int, jit: Callable[[Callable[..., A
 
 
 class _Writer:
-    """Writes expressions over functions that it puts into `scope`; `place` is the next launch argument in aux."""
+    """Writes expressions over functions that it puts into `scope`; `place` is the next launch argument in aux.
 
-    def __init__(self, scope: dict[str, Any], users: dict[str, Any], jit: Callable[..., Any]) -> None:
-        self.scope, self.users, self.jit, self.place = scope, users, jit, 0
+    unit: what scores were multiplied by.
+    """
+
+    def __init__(
+        self, scope: dict[str, Any], users: dict[str, Any], jit: Callable[..., Any], unit: str = "_ONE"
+    ) -> None:
+        self.scope, self.users, self.jit, self.unit, self.place = scope, users, jit, unit, 0
 
     def mask(self, names: Iterator[str]) -> tuple[str, str, str]:
         """(visible, statements that lower kv_idx to the reach, whole) of the mask that `names` goes on with."""
@@ -152,7 +174,7 @@ class _Writer:
             user = FUNCTIONS[name]
             return self._call_user(user, f"score, {_VISIBLE}", self.take(len(user.tokens)))
         function = bias_named(name)
-        return self.call(function, f"score, {_VISIBLE}", self.take(function.__code__.co_argcount - 5))
+        return self.call(function, f"score, {_VISIBLE}, {self.unit}", self.take(function.__code__.co_argcount - 6))
 
     def _together(self, how: str, parts: list[tuple[str, str, str]]) -> tuple[str, str, str]:
         visible, reaches, whole = zip(*parts)

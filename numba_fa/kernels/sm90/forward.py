@@ -28,10 +28,10 @@ def make_forward(key: DispatchKey) -> KernelSource:
 
     Its parameters: tensor maps of q, k, v, out; lse (float32 pointer, 0 when not wanted); heads, heads_kv, batch,
     seqlen_q, seqlen_k (at least 1); how many heads go together (`tile/scheduler.py`); the scale, times log2(e) where
-    there is no bias; the program's launch arguments.
+    no function of a user sees scores; the program's launch arguments.
     """
     shape = Shape(key)
-    program = make_program(key.mask, key.bias, device)
+    program = make_program(key.mask, key.bias, device, raw=True)
     schedule = device(turn_of), device(locate)
     produce, consume = make_producer(shape, program, schedule), make_consumer(shape, program, schedule)
     BLOCK_M, STAGES, CONSUMERS = key.block_m, key.stages, shape.warpgroups

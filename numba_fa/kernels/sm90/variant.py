@@ -18,6 +18,8 @@ _L2_BYTES = 12 << 20
 # Below this, uneven blocks lose more than overlapping epilogues with loads gains (docs/findings/0002).
 _EVEN = 0.95
 _LOG2_E = math.log2(math.e)
+# Far below any that is used, and far above those by which biases could not be divided in float32.
+_LEAST_SCALE = 1e-18
 
 
 def _key_for(dtype: str, head_dim: int, mask: str, bias: str) -> DispatchKey:
@@ -54,7 +56,7 @@ def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[obje
         problem.seqlen_q,
         problem.seqlen_k,
         _together(problem),
-        problem.scale if problem.biases else problem.scale * _LOG2_E,
+        problem.scale if _sees_scaled_scores(problem) else problem.scale * _LOG2_E,
     )
 
 
@@ -65,9 +67,16 @@ def _together(problem: Problem) -> int:
     return min(max(_L2_BYTES // kv_bytes, 1) * sharing, problem.heads * problem.batch)
 
 
+def _sees_scaled_scores(problem: Problem) -> bool:
+    """Whether a user's function sees scores: built-in biases take them raw (`flash/program.py`)."""
+    return any(bias.kind == "score_mod" for bias in problem.biases)
+
+
 def _limits(problem: Problem) -> list[str]:
     empty = [] if problem.seqlen_k else ["seqlen_k is 0, and no tensor map describes an empty array"]
-    return empty + position_limits(problem)
+    small = problem.biases and problem.scale < _LEAST_SCALE
+    tiny = [f"scale {problem.scale} with biases, which are divided by it; at least {_LEAST_SCALE} is wanted"] if small else []
+    return empty + tiny + position_limits(problem)
 
 
 FORWARD = Variant(
