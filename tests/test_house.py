@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +98,10 @@ def test_attention_stays_a_function_whatever_is_imported():
 def test_every_module_has_a_docstring():
     for path in [*ROOT.glob("numba_fa/**/*.py"), *ROOT.glob("reference/*.py")]:
         assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_every_folder_of_tests_is_looked_into(request):
+    """pytest skips folders of some names, "build" for one, and says nothing."""
+    skipped = request.config.getini("norecursedirs")
+    parts = {part for path in (ROOT / "tests").rglob("test_*.py") for part in path.parent.relative_to(ROOT).parts}
+    assert not [part for part in parts if any(fnmatch(part, pattern) for pattern in skipped)]
