@@ -149,7 +149,7 @@ def test_writers_killed_at_any_moment_leave_whole_entries(folder, root):
 
 
 def test_a_stored_kernel_is_found_without_numba(folder):
-    """A fresh process finds it on disk within 0.3 s, imports included, with no numba and no framework (0.05 s where quiet)."""
+    """A fresh process finds it on disk within 0.3 s, imports included, with no numba and no framework; 0.05 s in quiet."""
     program = """
 import sys, time
 began = time.perf_counter()
