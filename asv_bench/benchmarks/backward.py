@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba_fa.dispatch.key import DispatchKey
 
-from .common import BACKWARD_SLUGS, Measured, has_gpu
+from .common import BACKWARD_SLUGS, Speed, has_gpu
 
 SEQLENS = [2048, 8192]
 PEERS = ["cudnn", "fa2"]
@@ -31,35 +31,15 @@ def setup_cache():
 setup_cache.timeout = 600
 
 
-class Backward(Measured):
+class Backward(Speed):
     """Our kernels, the small ones included."""
 
     params = [[*BACKWARD_SLUGS, *(slug.replace("bwd-", "bwd_det-") for slug in BACKWARD_SLUGS)], SEQLENS]
     param_names = ["kernel", "seqlen"]
 
-    def track_us(self, points, *at):
-        """Microseconds."""
-        return round(points[at][0] * 1e3, 2)
 
-    track_us.unit = "us"
-
-    def track_tflops(self, points, *at):
-        """TFLOP/s: here more is better."""
-        milliseconds, flops = points[at]
-        return round(flops / milliseconds / 1e9, 2)
-
-    track_tflops.unit = "TFLOP/s"
-
-
-class Peers(Measured):
+class Peers(Speed):
     """cuDNN and FlashAttention 2, through torch's scaled_dot_product_attention."""
 
     params = [PEERS, list(CELLS.values()), SEQLENS]
     param_names = ["peer", "problem", "seqlen"]
-
-    def track_tflops(self, points, *at):
-        """TFLOP/s: here more is better."""
-        milliseconds, flops = points[at]
-        return round(flops / milliseconds / 1e9, 2)
-
-    track_tflops.unit = "TFLOP/s"

@@ -23,6 +23,23 @@ class Measured:
             raise NotImplementedError("not measured here")
 
 
+class Speed(Measured):
+    """Series over points of (milliseconds, operations)."""
+
+    def track_us(self, points: dict[Any, Any], *at: Any) -> float:
+        """Microseconds."""
+        return round(points[at][0] * 1e3, 2)
+
+    track_us.unit = "us"  # type: ignore[attr-defined]
+
+    def track_tflops(self, points: dict[Any, Any], *at: Any) -> float:
+        """TFLOP/s: here more is better."""
+        milliseconds, flops = points[at]
+        return round(flops / milliseconds / 1e9, 2)
+
+    track_tflops.unit = "TFLOP/s"  # type: ignore[attr-defined]
+
+
 def has_gpu() -> bool:
     """Whether there are a GPU and a torch that uses it."""
     try:

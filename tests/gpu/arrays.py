@@ -30,3 +30,12 @@ def to_numpy(tensor):
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
+
+
+def gradients_to_numpy(gradients):
+    """`numba_fa.Gradients` of tensors with NumPy arrays in their place; what is None stays so."""
+    def moved(tensor):
+        return None if tensor is None else to_numpy(tensor)
+
+    plain = {name: moved(getattr(gradients, name)) for name in ("dq", "dk", "dv", "dsink")}
+    return gradients._replace(dbias=tuple(map(moved, gradients.dbias)), **plain)
