@@ -8,12 +8,12 @@ from typing import Any
 
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import NO_BIAS, DispatchKey
-from numba_fa.dispatch.variant import BIASES, MASKS, GradientArrays, TensorMap, Variant, Wanted, position_limits
+from numba_fa.dispatch.variant import GradientArrays, TensorMap, Variant, Wanted
 from numba_fa.kernels.common.gradient_variant import parameter_rooms, parameter_stages
 from numba_fa.kernels.common.signatures import PREPROCESS_SIGNATURE
 from numba_fa.kernels.sm90.backward_shape import BackwardShape
+from numba_fa.kernels.sm90.variant import FORWARD
 from numba_fa.problem.arrays import ArrayView
-from numba_fa.problem.problem import Problem
 from numba_fa.tile.layout import ATOM_COLUMNS, round_up
 
 # head_dim up to -> block_m, block_n, stages; and where there is a bias, and where there are more or larger ones,
@@ -96,11 +96,6 @@ def _finish(problem: Any, key: DispatchKey, arrays: GradientArrays) -> tuple[Any
     return TensorMap(arrays.dq, 64, ATOM_COLUMNS), arrays.rooms["sums"], problem.heads, problem.scale
 
 
-def _limits(problem: Problem) -> list[str]:
-    empty = [] if problem.seqlen_k else ["seqlen_k is 0, and no tensor map describes an empty array"]
-    return empty + position_limits(problem)
-
-
 def _part(op: str, source: str, **facts: Any) -> Variant:
     """A kernel that nobody asks for by itself."""
     return Variant(
@@ -118,23 +113,16 @@ FINISH = _part(
     arguments=_finish,
 )  # fmt: skip
 
-BACKWARD = Variant(
+BACKWARD = replace(
+    FORWARD,
     name="backward-sm90",
     op="bwd",
-    family="sm90",
-    dtypes=("fp16", "bf16"),
-    head_dims=range(8, 257, 8),
-    masks=MASKS,
-    alignment=16,
+    task="bwd",
     source="numba_fa.kernels.sm90.backward:make_backward",
     signature=lambda dtype: MAIN_SIGNATURE,
     key_for=main_key,
     grid=_main_grid,
     arguments=_main,
-    limits=_limits,
-    biases=BIASES,
-    sink=True,
-    programmed=True,
     deterministic=False,
     along=lambda wanted: wanted | (frozenset("kv") if wanted & _QKV else frozenset()),
     stages=stages,
@@ -142,6 +130,6 @@ BACKWARD = Variant(
 )
 # The same, but for the order in which dQ is summed up.
 DETERMINISTIC = replace(
-    BACKWARD, name="backward-sm90-deterministic", op="bwd_det", task="bwd", deterministic=True,
+    BACKWARD, name="backward-sm90-deterministic", op="bwd_det", deterministic=True,
     key_for=partial(main_key, op="bwd_det"),
 )  # fmt: skip
