@@ -8,10 +8,10 @@ from typing import Any
 
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import NO_BIAS, DispatchKey
-from numba_fa.dispatch.variant import BIASES, MASKS, GradientArrays, Variant, Wanted
+from numba_fa.dispatch.variant import GradientArrays, Variant, Wanted
 from numba_fa.kernels.common.gradient_variant import parameter_rooms, parameter_stages
 from numba_fa.kernels.common.signatures import PREPROCESS_SIGNATURE, keys_signature, queries_signature
-from numba_fa.kernels.simt.variant import limits
+from numba_fa.kernels.simt.variant import FORWARD
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.problem import Problem
 
@@ -93,23 +93,16 @@ QUERIES = _part(
     programmed=True,
 )  # fmt: skip
 
-BACKWARD = Variant(
+BACKWARD = replace(
+    FORWARD,
     name="backward-simt",
     op="bwd",
-    family="simt",
-    dtypes=("fp32", "fp16", "bf16"),
-    head_dims=range(8, 257, 8),
-    masks=MASKS,
-    alignment=1,
+    task="bwd",
     source="numba_fa.kernels.simt.backward_keys:make_backward_keys",
     signature=keys_signature,
     key_for=main_key,
     grid=_key_grid,
     arguments=_keys,
-    limits=limits,
-    biases=BIASES,
-    sink=True,
-    programmed=True,
     stages=stages,
     rooms=rooms,
 )

@@ -38,8 +38,7 @@ def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[obje
     )
 
 
-def limits(problem: Problem) -> list[str]:
-    """Reasons against a problem of any portable kernel."""
+def _limits(problem: Problem) -> list[str]:
     most = 65535
     large = [
         f"{name} {value}, above the {most} that a launch grid's axis takes"
@@ -62,7 +61,7 @@ FORWARD = Variant(
     key_for=partial(key_for, "fwd", "simt"),
     grid=_grid,
     arguments=_arguments,
-    limits=limits,
+    limits=_limits,
     biases=BIASES,
     sink=True,
     programmed=True,
