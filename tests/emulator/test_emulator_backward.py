@@ -99,6 +99,14 @@ def test_masks(name, head_dim):
     assert_gradients(emulate(problem, arrays)[:3], truth, TOLERANCE["bf16"])
 
 
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_in_one_order(name):
+    """A block that waited for one that adds nothing, or that starts after it, would never end."""
+    problem = Problem(Case(330, 400, heads=2, heads_kv=1, batch=2, head_dim=32), MASKS[name])
+    arrays, truth = inputs(problem)
+    assert_gradients(emulate(problem, arrays, op="bwd_det")[:3], truth, TOLERANCE["bf16"])
+
+
 BIASES = {
     "alibi": [programs.alibi], "dense": [programs.dense("bf16", "hij")], "t5": [programs.t5()],
     "softcap": [programs.softcap()], "user": [programs.wave], "three": [programs.softcap(), programs.alibi, programs.wave],

@@ -28,7 +28,17 @@ def check(arrays, results, mask, dtype):
     truth = reference.attention_backward(*arrays, mask=mask)
     naive = reference.attention_backward_rounded(*arrays, mask=mask, dtype=dtype)
     for name, result in zip(("dq", "dk", "dv"), results):
-        numba_fa.testing.assert_within(to_numpy(result), getattr(truth, name), getattr(naive, name), arrays[0].dtype, name)
+        if not np.any(getattr(truth, name)):
+            assert np.max(np.abs(to_numpy(result).astype(np.float64))) <= cancelled(*arrays)
+        else:
+            numba_fa.testing.assert_within(to_numpy(result), getattr(truth, name), getattr(naive, name), arrays[0].dtype, name)
+
+
+def cancelled(q, k, v, dout):
+    """A query that sees one key has dS = dP - delta = 0; what is left is the rounding of these sums in float32."""
+    q, k, v, dout = (np.abs(x.astype(np.float64)) for x in (q, k, v, dout))
+    head_dim = q.shape[-1]
+    return head_dim * 2.0**-24 * (dout.max() * v.sum(-1).max()) * head_dim**-0.5 * max(q.max(), k.max())
 
 
 @pytest.mark.parametrize("mask", ["full", "causal"])

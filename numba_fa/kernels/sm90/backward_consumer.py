@@ -9,7 +9,7 @@ from numba_fa.jit import cuda, device, int32, int64
 from numba_fa.kernels.sm90.backward_epilogue import make_write_keys
 from numba_fa.kernels.sm90.backward_judge import make_exponent_scale_t, make_judge_t
 from numba_fa.kernels.sm90.backward_order import make_ordered
-from numba_fa.kernels.sm90.backward_scout import LAST, TILE, place
+from numba_fa.kernels.sm90.backward_scout import LAST, TILE
 from numba_fa.kernels.sm90.backward_shape import (
     DQ_EMPTY,
     DQ_FULL,
@@ -25,6 +25,7 @@ from numba_fa.kernels.sm90.backward_shape import (
     V_FULL,
     BackwardShape,
 )
+from numba_fa.kernels.sm90.backward_visits import make_place
 from numba_fa.ptx.fragment import make_pack, make_scale_rows, make_zeros
 from numba_fa.ptx.fragment_columns import (
     make_column_exponential,
@@ -80,7 +81,7 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
     zeros, scale_rows, write_keys = make_zeros(OUTPUTS), make_scale_rows(OUTPUTS), make_write_keys(shape)
     take_turn, end_turn = make_ordered(shape)
     judge_t, chain_t = make_judge_t(SCORES, program, key.mask, fast=key.dtype == "bf16")
-    exponent_scale, locate = make_exponent_scale_t(program), device(place)
+    exponent_scale, locate = make_exponent_scale_t(program), make_place(shape)
 
     @device
     def count_tiles(seqlen_k):
@@ -167,7 +168,7 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
         phase_kv = int32(0)
         turn = int32(cuda.blockIdx.x)
         while turn < count_tiles(seqlen_k) * heads_kv * batch:
-            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv)
+            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv, batch)
             kv_first = int32(tile_k * BLOCK_N + consumer * 64)
             mbarrier_wait(barriers + K_FULL, phase_kv)
             mbarrier_wait(barriers + V_FULL, phase_kv)
@@ -201,7 +202,7 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
             if not DIRECT:
                 mbarrier_wait(barriers + DQ_EMPTY + 8 * consumer, step & 1)
             # Again: registers are dear in the loop.
-            tile_k, head_kv, index = locate(opaque(turn), count_tiles(seqlen_k), heads_kv)
+            tile_k, head_kv, index = locate(opaque(turn), count_tiles(seqlen_k), heads_kv, batch)
             room = int32(base + DQ_OFFSET + consumer * ROOM_BYTES)
             kv_first = int32(tile_k * BLOCK_N + consumer * 64)
             write_keys(dv_map, dv, room, consumer, kv_first, head_kv, index)

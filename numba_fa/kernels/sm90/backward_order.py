@@ -1,15 +1,16 @@
 """The Hopper backward's order, for gradients equal bit by bit: each tile of dQ is added to by one block after another.
 
-A tile's ticket in global memory holds 1 + the number of the tile of keys that was added last, 0 before any. Of each
-block one thread waits for the tickets of the tiles that its consumers will add to, and one writes them after. Blocks
-start in the order of their tiles of keys, so whom a block waits for runs already.
+The last tile of keys that sees it comes first: under a causal mask its block has least to do and begins at the diagonal,
+and the others follow a step behind one another without waiting. A tile's ticket in global memory holds 1 + the number of
+the tile of keys that was added last, 0 before any. Of each block one thread waits for the tickets of the tiles that its
+consumers will add to, and one writes them after. Blocks start in this order, so whom a block waits for runs already.
 """
 
 from typing import Any
 
 from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32, int64
-from numba_fa.kernels.sm90.backward_scout import GHOST, LAST, TILE, place
+from numba_fa.kernels.sm90.backward_scout import GHOST, LAST, TILE
 from numba_fa.kernels.sm90.backward_shape import (
     ADDED,
     DONE,
@@ -20,9 +21,7 @@ from numba_fa.kernels.sm90.backward_shape import (
     TICKET,
     BackwardShape,
 )
-from numba_fa.ptx.elementwise import index as position
-from numba_fa.ptx.elementwise import scalars, to_int32
-from numba_fa.ptx.integer import quotient
+from numba_fa.kernels.sm90.backward_visits import make_place, make_visits
 from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
 from numba_fa.ptx.memory import ld_shared_u32, st_shared_u32
 from numba_fa.ptx.order import ticket_set, ticket_wait
@@ -36,19 +35,19 @@ def make_order(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
 
     wait_turns(tickets, barriers, heads_kv, batch, seqlen_q, seqlen_k, aux). pass_turns(tickets, barriers).
     """
-    BLOCK_M, BLOCK_N, STAGES, MESSAGES = shape.key.block_m, shape.key.block_n, shape.key.stages, shape.message_offset
-    visible_up_to, locate = program.reach, device(place)
+    BLOCK_N, STAGES, MESSAGES = shape.key.block_n, shape.key.stages, shape.message_offset
+    CAUSAL = shape.key.mask == "causal"  # what one tile of keys is too late for, so are all that follow
+    locate, (*_, visited) = make_place(shape), make_visits(shape, program)
 
     @device
-    def before(index, head, tile, start, seqlen_q, aux):
+    def before(index, head, tile, tile_k, tiles_k, seqlen_q, seqlen_k, aux):
         """The ticket that whoever adds to this tile before us leaves."""
-        if start == 0:
-            return int32(0)
-        first = int32(tile * BLOCK_M)
-        last = int32(min(first + BLOCK_M, seqlen_q) - 1)
-        key = to_int32(visible_up_to(position(index), position(head), position(first), position(last), position(start - 1),
-                                     scalars(aux)))  # fmt: skip
-        return int32(0) if key < 0 else int32(quotient(key, BLOCK_N) + 1)
+        other = int32(tile_k + 1)
+        while other < tiles_k:
+            if visited(index, head, tile, int32(other * BLOCK_N), seqlen_q, seqlen_k, aux):
+                return int32(other + 1)
+            other = int32(tiles_k) if CAUSAL else int32(other + 1)
+        return int32(0)
 
     @device
     def wait_turns(tickets, barriers, heads_kv, batch, seqlen_q, seqlen_k, aux):
@@ -57,7 +56,7 @@ def make_order(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
         step = int32(0)
         turn = int32(cuda.blockIdx.x)
         while turn < total:
-            tile_k, head_kv, index = locate(turn, tiles_k, heads_kv)
+            tile_k, head_kv, index = locate(turn, tiles_k, heads_kv, batch)
             word = int32(0)
             while word & LAST == 0:
                 stage = int32(step % STAGES)
@@ -73,7 +72,7 @@ def make_order(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
                 if word & GHOST == 0:
                     mine = int32(tile_k + 1)
                     ticket_wait(tickets + int64(number) * 4,
-                                before(index, head, word >> TILE, int32(tile_k * BLOCK_N), seqlen_q, aux))  # fmt: skip
+                                before(index, head, word >> TILE, tile_k, tiles_k, seqlen_q, seqlen_k, aux))  # fmt: skip
                 st_shared_u32(barriers + TICKET + 8 * pair, number)
                 st_shared_u32(barriers + TICKET + 8 * pair + 4, mine)
                 mbarrier_arrive(barriers + ORDER + 8 * pair)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from numba_fa.jit import cuda, device, int32, int64
-from numba_fa.kernels.sm90.backward_scout import LAST, TILE, place
+from numba_fa.kernels.sm90.backward_scout import LAST, TILE
 from numba_fa.kernels.sm90.backward_shape import (
     EMPTY,
     K_FULL,
@@ -15,7 +15,9 @@ from numba_fa.kernels.sm90.backward_shape import (
     V_FULL,
     BackwardShape,
 )
+from numba_fa.kernels.sm90.backward_visits import make_place
 from numba_fa.ptx.bulk import bulk_load
+from numba_fa.ptx.integer import opaque
 from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.memory import ld_shared_u32
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
@@ -30,7 +32,7 @@ def make_backward_producer(shape: BackwardShape) -> Any:
     )  # fmt: skip
     V_OFFSET, Q_OFFSET, DO_OFFSET = shape.v_offset, shape.q_offset, shape.do_offset
     LSE_OFFSET, DELTA_OFFSET, MESSAGES = shape.lse_offset, shape.delta_offset, shape.message_offset
-    locate = device(place)
+    LOG_N, locate = BLOCK_N.bit_length() - 1, make_place(shape)
 
     @device
     def load(room, tensor, full, row_room, vector, first, head, index):
@@ -47,19 +49,22 @@ def make_backward_producer(shape: BackwardShape) -> Any:
             tma_load(room + atom * KV_ATOM, tensor, full, 64 * atom, start, head, index)
 
     @device
+    def count_tiles(seqlen_k):
+        return int32(opaque(seqlen_k) + (BLOCK_N - 1)) >> LOG_N
+
+    @device
     def produce(q, k, v, do, rows, base, barriers, heads_kv, batch, seqlen_k):
         prefetch_tensormap(q)
         prefetch_tensormap(k)
         prefetch_tensormap(v)
         prefetch_tensormap(do)
-        tiles_k = int32((seqlen_k + BLOCK_N - 1) // BLOCK_N)
-        total = int32(tiles_k * heads_kv * batch)
         stage = int32(0)
         phase = int32(0)
         phase_kv = int32(1)  # the first wait for room must pass: nothing was there before
         turn = int32(cuda.blockIdx.x)
-        while turn < total:
-            tile_k, head_kv, index = locate(turn, tiles_k, heads_kv)
+        # Counted again at every turn: registers are dear in the loop inside.
+        while turn < count_tiles(seqlen_k) * heads_kv * batch:
+            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv, batch)
             start = int32(tile_k * BLOCK_N)
             mbarrier_wait(barriers + KV_EMPTY, phase_kv)
             phase_kv ^= 1

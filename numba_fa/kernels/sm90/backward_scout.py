@@ -10,23 +10,14 @@ from typing import Any
 from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.backward_shape import EMPTY, RING, SLOT, TOLD, BackwardShape
+from numba_fa.kernels.sm90.backward_visits import make_place, make_visits
 from numba_fa.ptx.elementwise import index as position
-from numba_fa.ptx.elementwise import scalars, to_int32
+from numba_fa.ptx.elementwise import scalars
 from numba_fa.ptx.integer import opaque, quotient
 from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
 from numba_fa.ptx.memory import st_shared_u32
 
 LAST, GHOST, TILE = 4, 8, 4
-
-
-def place(turn, tiles, heads_kv):
-    """The (tile of keys, key head, batch index) of a turn: a head's tiles one after another, the first ones first.
-
-    Under a causal mask the first keys have the most queries, so that within a head the longest work starts earliest.
-    """
-    head = quotient(turn, tiles)
-    index = quotient(head, heads_kv)
-    return int32(turn - head * tiles), int32(head - index * heads_kv), index
 
 
 def make_scout(shape: BackwardShape, program: Program) -> Any:
@@ -35,19 +26,13 @@ def make_scout(shape: BackwardShape, program: Program) -> Any:
     BLOCK_M, BLOCK_N, STAGES, MESSAGES = key.block_m, key.block_n, key.stages, shape.message_offset
     CONSUMERS = BLOCK_N // 64  # that own keys of their own
     LOG_M, LOG_N = BLOCK_M.bit_length() - 1, BLOCK_N.bit_length() - 1
-    EVERY, CAUSAL, WINDOW = program.full, key.mask == "causal", key.mask == "window"
-    BEHIND = 1 if WINDOW else 0  # where in aux it says how far behind a query its last key may lie
-    visible_up_to, seen_whole, locate = program.reach, program.whole, device(place)
+    seen_whole, locate = program.whole, make_place(shape)
+    first_tile, next_tile, _ = make_visits(shape, program)
 
     @device
     def whole(index, head, first, last, start, end, aux):
         return seen_whole(position(index), position(head), position(first), position(last), position(start),
                           position(end), scalars(aux))  # fmt: skip
-
-    @device
-    def reach(index, head, first, last, kv_idx, aux):
-        return to_int32(visible_up_to(position(index), position(head), position(first), position(last), position(kv_idx),
-                                      scalars(aux)))  # fmt: skip
 
     @device
     def to_mask(index, head, first, last, start, seqlen_k, aux):
@@ -58,31 +43,6 @@ def make_scout(shape: BackwardShape, program: Program) -> Any:
             if int32(top + 64) > seqlen_k or not whole(index, head, first, last, top, top + 63, aux):
                 bits |= int32(1 << c)
         return bits
-
-    @device
-    def next_tile(index, head, tile, tiles, start, seqlen_q, seqlen_k, aux):
-        """The first tile of queries from `tile` on of which one may see a key of this tile; `tiles` when there is none."""
-        if EVERY or CAUSAL:
-            return tile
-        end = int32(min(start + BLOCK_N, seqlen_k) - 1)
-        if WINDOW:
-            behind = int32(tile * BLOCK_M) > int32(end - aux[0]) and start >= aux[2]
-            return tiles if behind else tile
-        while tile < tiles:
-            first = int32(tile * BLOCK_M)
-            last = int32(min(first + BLOCK_M, seqlen_q) - 1)
-            if reach(index, head, first, last, end, aux) >= start:
-                break
-            tile = int32(tile + 1)
-        return tile
-
-    @device
-    def first_tile(index, head, tiles, start, seqlen_q, seqlen_k, aux):
-        """The first of a head, from where on next_tile has to look."""
-        tile = int32(0)
-        if CAUSAL or WINDOW:  # the first query that sees the first key
-            tile = int32(max(int32(start - aux[BEHIND]), int32(0)) >> LOG_M)
-        return next_tile(index, head, tile, tiles, start, seqlen_q, seqlen_k, aux)
 
     @device
     def count_tiles(seqlen_k):
@@ -96,7 +56,7 @@ def make_scout(shape: BackwardShape, program: Program) -> Any:
         turn = int32(cuda.blockIdx.x)
         # Counted again at every turn: registers are dear in the loop inside.
         while turn < count_tiles(seqlen_k) * heads_kv * batch:
-            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv)
+            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv, batch)
             start = int32(tile_k * BLOCK_N)
             left = quotient(opaque(heads), heads_kv)
             head = int32(head_kv * left)

@@ -16,7 +16,7 @@ from numba_fa.kernels.sm90.backward_consumer import WGMMA_TYPE
 from numba_fa.kernels.sm90.backward_epilogue import make_write_keys
 from numba_fa.kernels.sm90.backward_judge import make_exponent_scale_t, make_judge_t
 from numba_fa.kernels.sm90.backward_order import make_ordered
-from numba_fa.kernels.sm90.backward_scout import LAST, TILE, place
+from numba_fa.kernels.sm90.backward_scout import LAST, TILE
 from numba_fa.kernels.sm90.backward_shape import (
     DS_EMPTY,
     DS_FULL,
@@ -31,6 +31,7 @@ from numba_fa.kernels.sm90.backward_shape import (
     V_FULL,
     BackwardShape,
 )
+from numba_fa.kernels.sm90.backward_visits import make_place
 from numba_fa.ptx.fragment import make_pack, make_scale_rows, make_zeros
 from numba_fa.ptx.fragment_columns import (
     make_column_exponential,
@@ -111,7 +112,7 @@ def _make_parts(shape: BackwardShape) -> SimpleNamespace:
         count_tiles=count_tiles, k_major=k_major, q_columns=q_columns, gemm_scores=gemm_scores, make_dq=make_dq,
         gemm_keys=make_gemm_rs(HEAD_DIM, BLOCK_M // 16, operand, mn_major_step), wait_scores=make_wait(BLOCK_M // 2, 0),
         wait_keys=make_wait(HEAD_DIM // 2, 0), zeros=make_zeros(HEAD_DIM // 2), pack=make_pack(BLOCK_M // 2, key.dtype),
-        locate=device(place), write_keys=make_write_keys(shape),
+        locate=make_place(shape), write_keys=make_write_keys(shape),
     )  # fmt: skip
 
 
@@ -139,7 +140,7 @@ def _make_values(shape: BackwardShape, program: Program, parts: SimpleNamespace)
         phase_kv = int32(0)
         turn = int32(cuda.blockIdx.x)
         while turn < count_tiles(seqlen_k) * heads_kv * batch:
-            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv)
+            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv, batch)
             mbarrier_wait(barriers + K_FULL, phase_kv)
             phase_kv ^= 1
             dv = zeros()
@@ -176,7 +177,7 @@ def _make_values(shape: BackwardShape, program: Program, parts: SimpleNamespace)
                 add_dq(dq, sums, number, barriers, step)
                 step = int32(step + 1)
             # V is no longer read: the other consumer's last dS was made from it.
-            tile_k, head_kv, index = locate(opaque(turn), count_tiles(seqlen_k), heads_kv)
+            tile_k, head_kv, index = locate(opaque(turn), count_tiles(seqlen_k), heads_kv, batch)
             write_keys(dv_map, dv, base + V_OFFSET, int32(0), tile_k * BLOCK_N, head_kv, index)
             if lane_0:
                 mbarrier_arrive(barriers + KV_EMPTY)
@@ -254,7 +255,7 @@ def _make_keys(shape: BackwardShape, parts: SimpleNamespace) -> Any:
                 step = int32(step + 1)
             last = step - 1
             mbarrier_wait(barriers + DS_EMPTY + 8 * (last & 1), (last >> 1) & 1)  # nor does the other consumer read K
-            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv)
+            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv, batch)
             write_keys(dk_map, scale_rows(dk, scale, scale), base, int32(1), tile_k * BLOCK_N, head_kv, index)
             if lane_0:
                 mbarrier_arrive(barriers + KV_EMPTY)

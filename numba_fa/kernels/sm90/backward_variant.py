@@ -88,7 +88,8 @@ def _main(problem: Any, key: DispatchKey, arrays: GradientArrays) -> tuple[Any, 
 def _main_grid(problem: Any, key: DispatchKey, device: Device) -> tuple[int, int, int]:
     """Persistent blocks, one an SM, where their work is even; else a block a tile of keys, which the hardware balances."""
     blocks = -(-problem.seqlen_k // key.block_n) * problem.heads_kv * problem.batch
-    return (min(blocks, device.multiprocessors) if key.mask == "full" else blocks, 1, 1)
+    even = key.mask == "full" and not BackwardShape(key).ordered
+    return (min(blocks, device.multiprocessors) if even else blocks, 1, 1)
 
 
 def _finish(problem: Any, key: DispatchKey, arrays: GradientArrays) -> tuple[Any, ...]:

@@ -1,0 +1,95 @@
+"""Where the Hopper backward's blocks work: the tile of keys of each turn, and the tiles of queries that see one."""
+
+from typing import Any
+
+from numba_fa.flash.program import Program
+from numba_fa.jit import device, int32
+from numba_fa.kernels.sm90.backward_shape import BackwardShape
+from numba_fa.ptx.elementwise import index as position
+from numba_fa.ptx.elementwise import scalars, to_int32
+from numba_fa.ptx.integer import quotient
+
+_TWO_WAVES = 264  # blocks: two for each SM of an H100 or H200
+
+
+def make_place(shape: BackwardShape) -> Any:
+    """place(turn, tiles, heads_kv, batch) -> (tile of keys, key head, batch index) of a turn."""
+    return device(_place_in_order if shape.ordered else _place)
+
+
+def _place(turn, tiles, heads_kv, batch):
+    """A head's tiles one after another, the first ones first.
+
+    Under a causal mask the first keys have the most queries, so that within a head the longest work starts earliest.
+    """
+    head = quotient(turn, tiles)
+    index = quotient(head, heads_kv)
+    return int32(turn - head * tiles), int32(head - index * heads_kv), index
+
+
+def _place_in_order(turn, tiles, heads_kv, batch):
+    """The last tile of several heads, then the last but one of each, as dQ is summed up (`backward_order.py`).
+
+    So many heads that a tile's successor starts two waves of blocks later: time for what is handed on to arrive, which takes
+    about as long as a step. A head by itself took 1.4 to 2.3 times as long (H200, 2026-11-27).
+    """
+    together = max(int32(1), quotient(_TWO_WAVES, tiles))
+    group = int32(quotient(turn, int32(together * tiles)) * together)
+    here = min(together, int32(heads_kv * batch - group))
+    rest = int32(turn - group * tiles)
+    row = quotient(rest, here)
+    head = int32(group + rest - row * here)
+    index = quotient(head, heads_kv)
+    return int32(tiles - 1 - row), int32(head - index * heads_kv), index
+
+
+def make_visits(shape: BackwardShape, program: Program) -> tuple[Any, Any, Any]:
+    """Which tiles of queries a block visits, of one head: (first_tile, next_tile, visited).
+
+    first_tile(index, head, tiles, start, seqlen_q, seqlen_k, aux) and next_tile(index, head, tile, tiles, start, ...): the
+    first there is, and the first from `tile` on; `tiles` when there is none. visited(index, head, tile, start, ...): whether
+    a tile is one of them. start: the block's first key.
+    """
+    BLOCK_M, BLOCK_N = shape.key.block_m, shape.key.block_n
+    LOG_M = BLOCK_M.bit_length() - 1
+    EVERY, CAUSAL, WINDOW = program.full, shape.key.mask == "causal", shape.key.mask == "window"
+    BEHIND = 1 if WINDOW else 0  # where in aux it says how far behind a query its last key may lie
+    visible_up_to = program.reach
+
+    @device
+    def reach(index, head, first, last, kv_idx, aux):
+        return to_int32(visible_up_to(position(index), position(head), position(first), position(last), position(kv_idx),
+                                      scalars(aux)))  # fmt: skip
+
+    @device
+    def next_tile(index, head, tile, tiles, start, seqlen_q, seqlen_k, aux):
+        """The first tile of queries from `tile` on of which one may see a key of this tile; `tiles` when there is none."""
+        if EVERY or CAUSAL:
+            return tile
+        end = int32(min(start + BLOCK_N, seqlen_k) - 1)
+        if WINDOW:
+            behind = int32(tile * BLOCK_M) > int32(end - aux[0]) and start >= aux[2]
+            return tiles if behind else tile
+        while tile < tiles:
+            first = int32(tile * BLOCK_M)
+            last = int32(min(first + BLOCK_M, seqlen_q) - 1)
+            if reach(index, head, first, last, end, aux) >= start:
+                break
+            tile = int32(tile + 1)
+        return tile
+
+    @device
+    def begin(start, aux):
+        """The tile of the first query that sees the first key, where it is known; from there on next_tile has to look."""
+        return int32(max(int32(start - aux[BEHIND]), int32(0)) >> LOG_M) if CAUSAL or WINDOW else int32(0)
+
+    @device
+    def first_tile(index, head, tiles, start, seqlen_q, seqlen_k, aux):
+        return next_tile(index, head, begin(start, aux), tiles, start, seqlen_q, seqlen_k, aux)
+
+    @device
+    def visited(index, head, tile, start, seqlen_q, seqlen_k, aux):
+        found = next_tile(index, head, tile, int32(tile + 1), start, seqlen_q, seqlen_k, aux)
+        return tile >= begin(start, aux) and found == tile
+
+    return first_tile, next_tile, visited
