@@ -164,8 +164,10 @@ def _forwards(case: Case, q: Any, k: Any, v: Any) -> dict[str, Callable[[], Any]
 
 def _backwards(case: Case, q: Any, k: Any, v: Any, dout: Any) -> dict[str, Callable[[], Any]]:
     import torch
+    import torch._functorch.config
     from torch.nn.attention.flex_attention import flex_attention
 
+    torch._functorch.config.donated_buffer = False  # type: ignore[attr-defined]  # its backward runs many times
     leaves = [x.detach().clone().requires_grad_() for x in (q, k, v)]
     out = torch.compile(flex_attention)(*[x.transpose(1, 2) for x in leaves], **case.flex(q)).transpose(1, 2)
     functions = {"FlexAttention": lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True)}
