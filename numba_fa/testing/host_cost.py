@@ -7,6 +7,7 @@ launch does nothing: what is left is this library's own Python.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
 import time
 from collections import deque
@@ -18,6 +19,7 @@ from unittest import mock
 LIMITS = {"attention": 12.0, "Plan.run": 6.0}  # microseconds, on a GPU's host
 _BATCH = 50  # calls between synchronisations, so that the queue of launches never fills
 _LAUNCHES = 16  # that a pretended GPU remembers
+Launched = tuple[Any, ...]  # what the driver's function got: configuration, kernel, table of parameters, nothing
 
 
 def main() -> int:
@@ -89,19 +91,28 @@ def measure(call: Callable[[], Any], repeats: int, synchronize: Callable[[], Non
     return statistics.median(times) / _BATCH * 1e6
 
 
+def grid_of(launch: Launched) -> tuple[int, int, int]:
+    """How many blocks the driver was told to start."""
+    config = launch[0]._obj
+    return config.x, config.y, config.z
+
+
+def places_of(launch: Launched, count: int) -> list[int]:
+    """Where the driver was told that the first `count` parameters are."""
+    return list((ctypes.c_void_p * count).from_buffer(launch[2]._obj))
+
+
 @contextmanager
 def _real_device() -> Iterator[None]:
     yield
 
 
 @contextmanager
-def pretended_gpu() -> Iterator[deque[tuple[Any, ...]]]:
+def pretended_gpu() -> Iterator[deque[Launched]]:
     """A Hopper GPU whose arrays are the CPU's and whose launches do nothing; gives what the driver got at the last ones.
 
     Nothing is compiled. Everything else on the path of a call is what runs on a GPU.
     """
-    from cuda.bindings import driver
-
     from numba_fa import api, backward
     from numba_fa.build import launch
     from numba_fa.build.artifact import Artifact
@@ -109,12 +120,11 @@ def pretended_gpu() -> Iterator[deque[tuple[Any, ...]]]:
     from numba_fa.dispatch.device import HOPPER
 
     artifact = Artifact("pretended", "sm_90a", "", b"", 0, 0, 0, 0, 0, 384, {})
-    kernel, launches = LoadedKernel(artifact, None, 0), deque[tuple[Any, ...]](maxlen=_LAUNCHES)
-    done = (driver.CUresult.CUDA_SUCCESS,)
+    kernel, launches = LoadedKernel(artifact, None, 0), deque[Launched](maxlen=_LAUNCHES)
 
-    def no_launch(*arguments: Any) -> Any:
+    def no_launch(*arguments: Any) -> int:
         launches.append(arguments)
-        return done
+        return 0
 
     def no_map(tensor_map: Any) -> Callable[[int], bytes]:
         return lambda address: address.to_bytes(8, "little") + bytes(120)
@@ -123,9 +133,8 @@ def pretended_gpu() -> Iterator[deque[tuple[Any, ...]]]:
         mock.patch.object(api, "device_of", lambda name: HOPPER),
         mock.patch.object(backward, "device_of", lambda name: HOPPER),
         mock.patch("numba_fa.build.loader.load", lambda *key: kernel),
-        mock.patch.object(launch, "_make_current", lambda device: lambda: None),
+        mock.patch.object(launch, "driver_calls", lambda device: (no_launch, lambda room: 0, 0)),
         mock.patch.object(launch, "encoder", no_map),
-        mock.patch.object(driver, "cuLaunchKernel", no_launch),
     ):
         api.forget()
         backward.forget()

@@ -347,7 +347,7 @@ def test_threads_that_call_at_once():
 
 def test_a_launch_has_the_addresses_of_its_own_call():
     """On a pretended GPU, whose tensor maps begin with their address: what the driver is given, read as it reads it."""
-    from numba_fa.testing.host_cost import pretended_gpu
+    from numba_fa.testing.host_cost import places_of, pretended_gpu
 
     lengths = [torch.tensor([n], dtype=torch.int32) for n in (60, 50)]
     arrays = [[torch.zeros(1, 64, 2, 64, dtype=torch.bfloat16) for _ in range(3)] for _ in range(2)]
@@ -355,7 +355,7 @@ def test_a_launch_has_the_addresses_of_its_own_call():
         for _ in range(2):
             for (q, k, v), length in zip(arrays, lengths):
                 out, lse = numba_fa.attention(q, k, v, mask=numba_fa.KeyPadding(length), return_lse=True)
-                places = (ctypes.c_void_p * 17).from_address(launches[-1][9])
+                places = places_of(launches[-1], 17)
                 words = [ctypes.c_int64.from_address(place).value for place in places]
                 assert words[:5] == [x.data_ptr() for x in (q, k, v, out, lse)]
                 assert words[12:] == [0, 0, 1, 4, length.data_ptr()]
