@@ -112,13 +112,16 @@ class Template:
         return block
 
     def write(self, block: ParameterBlock, addresses: tuple[int, ...]) -> None:
-        """Write the addresses into one of its blocks."""
+        """Write the addresses into one of its blocks, those that it holds already excepted."""
+        before = block.addresses or (None,) * len(addresses)
         block.addresses = None  # should this be interrupted
         words, memory = block.words, block.memory
         for word, index in self._words:
-            words[word] = addresses[index]
+            if addresses[index] != before[index]:
+                words[word] = addresses[index]
         for room, index, encode in self._maps:
-            memory[room] = encode(addresses[index])
+            if addresses[index] != before[index]:
+                memory[room] = encode(addresses[index])
         block.addresses = addresses
 
 
@@ -130,9 +133,11 @@ def _encoded(tensor_map: TensorMap) -> bytes:
 class LaunchConfig(ctypes.Structure):
     """CUlaunchConfig of cuda.h, of a launch without attributes."""
 
-    _fields_ = [(name, ctypes.c_uint) for name in ("x", "y", "z", "threads", "threads_y", "threads_z", "shared")] + [
+    _fields_ = (
+        ("x", ctypes.c_uint), ("y", ctypes.c_uint), ("z", ctypes.c_uint), ("threads", ctypes.c_uint),
+        ("threads_y", ctypes.c_uint), ("threads_z", ctypes.c_uint), ("shared", ctypes.c_uint),
         ("stream", ctypes.c_uint64), ("attributes", ctypes.c_void_p), ("attribute_count", ctypes.c_uint),
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 class _Caller:

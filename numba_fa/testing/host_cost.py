@@ -71,6 +71,11 @@ def cases(device: str, seqlen: int, dtype: Any) -> dict[str, Callable[[], Any]]:
         "Plan.run, lse": lambda: plan.run(q, k, v, out, lse),
         "Plan.run, padding": lambda: padded.run(q, k, v, out),
     }
+    plan.run(q, k, v, out)
+    (ready,) = plan._ready.values()
+    launch, addresses = ready.launch, (*[x.data_ptr() for x in (q, k, v, out)], 0)
+    found["  of which the launch"] = lambda: launch(addresses, 0)
+    found["  of which q's stream"] = lambda: ready.stream(q)
     if device != "cpu":  # there it would compute
         found["torch SDPA"] = lambda: sdpa(*transposed, is_causal=True)
     return found
