@@ -6,7 +6,6 @@ and spills, and says so only in its log. Every line of the log with C75 is there
 
 from __future__ import annotations
 
-import gc
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from numba_fa.build.artifact import Artifact
+from numba_fa.build.collector import collector_at_rest
 from numba_fa.build.fingerprint import versions
 from numba_fa.build.shortcuts import shortcuts
 from numba_fa.dispatch.key import DispatchKey
@@ -79,27 +79,16 @@ def _lowered(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch: str,
 
 @contextmanager
 def _compiling_for(capability: tuple[Any, ...]) -> Iterator[None]:
-    """Numba compiles device functions for "the current device"; there may be none, or another one.
-
-    The collector rests meanwhile: going through what the compiler allocates takes a fifth of the time, to free little. What
-    was allocated then counts as old, so that the collector comes to it when it comes to all, and not at once: 0.13 s.
-    """
+    """Numba compiles device functions for "the current device"; there may be none, or another one."""
     import numba.cuda.dispatcher
 
     device = SimpleNamespace(compute_capability=capability)
     saved, numba.cuda.dispatcher.get_current_device = numba.cuda.dispatcher.get_current_device, lambda: device
-    collecting = gc.isenabled()
-    gc.disable()
     try:
-        with shortcuts():
+        with collector_at_rest(), shortcuts():
             yield
     finally:
         numba.cuda.dispatcher.get_current_device = saved
-        if collecting:
-            if not gc.get_freeze_count():
-                gc.freeze()
-                gc.unfreeze()  # to the oldest generation
-            gc.enable()
 
 
 def _lower(source: Any, arch: str, lto: bool) -> Any:

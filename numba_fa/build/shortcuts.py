@@ -173,17 +173,33 @@ def _variables_by_kind() -> Replacement:
     variable, instruction, sequence, mapping = 1, 2, 3, 4
     families = (ir.var_types, variable), (ir.inst_types, instruction), ((list, tuple), sequence), (dict, mapping)
 
-    def variables(self: Any, part: Any) -> list[Any]:
+    def kind_of(part: Any) -> int:
         kind = kinds.get(type(part))
         if kind is None:
             kind = kinds[type(part)] = next((number for family, number in families if isinstance(part, family)), 0)
+        return kind
+
+    def collect(part: Any, kind: int, found: list[Any]) -> None:
         if kind == variable:
-            return [part]
-        if kind == instruction:
-            return part.list_vars()
+            found.append(part)
+        elif kind == instruction:
+            found += part.list_vars()
+        else:
+            for item in part if kind == sequence else part.values():
+                inner = kinds.get(type(item))
+                if inner is None:
+                    inner = kind_of(item)
+                if inner == variable:
+                    found.append(item)
+                elif inner:
+                    collect(item, inner, found)
+
+    def variables(self: Any, part: Any) -> list[Any]:
+        found: list[Any] = []
+        kind = kind_of(part)
         if kind:
-            return [one for item in (part if kind == sequence else part.values()) for one in variables(self, item)]
-        return []
+            collect(part, kind, found)
+        return found
 
     return ir.Inst, "_rec_list_vars", variables
 
