@@ -52,8 +52,8 @@ def _guards(torch: Any, autocasts: Callable[[], bool]) -> Callable[..., Callable
 
     def guard(*arrays: Any) -> Callable[..., bool] | None:
         # Such a tensor without grad mode, or such dtypes under autocast, would pass later where a gradient is wanted or
-        # another dtype.
-        if autocasts() or any(array.requires_grad for array in arrays):
+        # another dtype; and one tensor twice never passes.
+        if autocasts() or any(array.requires_grad for array in arrays) or len(set(map(id, arrays))) < len(arrays):
             return None
         return from_tensors(*arrays, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
 

@@ -1,9 +1,10 @@
-"""More of `shortcuts`: what Numba-CUDA does around each of its passes over a function, 26 a function, 33 functions a kernel."""
+"""More of `shortcuts`: what Numba-CUDA does around its passes over a function, of which there are 26; a kernel has 33 functions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from types import BuiltinFunctionType
 from typing import Any
 
 Replacement = tuple[Any, str, Callable[..., Any]]
@@ -13,6 +14,7 @@ def replacements() -> Iterator[Replacement]:
     """(owner, attribute, what to put there)."""
     yield _signature_once()
     yield _passes_alone()
+    yield _builtins_by_name()
     yield from _uses_by_kind()
 
 
@@ -45,6 +47,19 @@ def _passes_alone() -> Replacement:
     return PassManager, "_runPass", run_alone
 
 
+def _builtins_by_name() -> Replacement:
+    """The type of an operator, or another of Python's own functions: looked up first, and not tried as a value of each kind."""
+    from numba.cuda.target import CUDATypingContext
+
+    resolve = CUDATypingContext.resolve_value_type
+
+    def resolve_value_type(self: Any, value: Any) -> Any:
+        found = self._lookup_global(value) if type(value) is BuiltinFunctionType else None
+        return resolve(self, value) if found is None else found
+
+    return CUDATypingContext, "resolve_value_type", resolve_value_type
+
+
 def _uses_by_kind() -> Iterator[Replacement]:
     """Which variables a block uses and defines: an assignment's looked for once, and not to see what is defined as well."""
     from numba.cuda import lowering
@@ -69,7 +84,7 @@ def _uses_by_kind() -> Iterator[Replacement]:
         for offset, block in blocks.items():
             used, defined = uses.setdefault(offset, set()), defines.setdefault(offset, set())
             for statement in block.body:
-                value = getattr(statement, "value", None)
+                value: Any = getattr(statement, "value", None)
                 key = type(statement), type(value)
                 kind = kinds.get(key) or kinds.setdefault(key, kind_of(statement, value))
                 if kind == instruction:

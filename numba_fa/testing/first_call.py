@@ -85,7 +85,7 @@ def _stages() -> Iterator[dict[str, float]]:
 
 
 def measure(dtype: str, head_dim: int, program: str, state: str) -> dict[str, Any]:
-    """Seconds of imports, of the first call and of its stages in this process. With a GPU the call is attention() to its end."""
+    """Seconds of imports, of the first call and of its stages here. With a GPU the call is attention() to its end."""
     start = time.perf_counter()
     import cuda.core  # noqa: F401
     from cuda.bindings import driver, nvjitlink  # noqa: F401

@@ -81,7 +81,7 @@ def test_a_repeated_call_enters_few_functions():
         calls = {
             "attention": (8, lambda: numba_fa.attention(q, k, v, mask="causal")),
             "out, lse": (11, lambda: numba_fa.attention(q, k, v, out=out, return_lse=True)),
-            "padding, alibi": (11, lambda: numba_fa.attention(q, k, v, mask=padding, bias=alibi)),
+            "padding, alibi": (12, lambda: numba_fa.attention(q, k, v, mask=padding, bias=alibi)),
             "Plan.run": (6, lambda: plan.run(q, k, v, out)),
             "Plan.run, lse": (6, lambda: plan.run(q, k, v, out, lse)),
             "Plan.run, padding": (6, lambda: padded.run(q, k, v, out)),
@@ -181,6 +181,19 @@ def test_arrays_of_all_kinds_in_turn(warm):
             numba_fa.attention(*map(torch.nn.Parameter, QKV))
         outs = [torch.vmap(numba_fa.attention)(*(torch.stack([x, x]) for x in QKV))[0], numba_fa.attention(*QKV)]
         assert all(close(out, truth(*QKV)) for out in outs)
+
+
+def test_one_array_twice_is_a_call_as_good():
+    """Torch's quick test lets no tensor pass that is there twice."""
+    x, other = torch.randn(2, 5, 4, 16), torch.randn(2, 5, 4, 16)
+    plan = numba_fa.plan(x, x, x)
+    for arrays in [(x, other, other), (x, other, x + 1), (x, x, x), (x, other, x + 1), (x, x, x), (x, x, x)]:
+        assert close(numba_fa.attention(*arrays), truth(*arrays))
+        plan.run(*arrays, out := torch.empty_like(x))
+        assert close(out, truth(*arrays))
+        q = x.clone()
+        assert close(numba_fa.attention(q, *arrays[1:], out=q), truth(*arrays))
+    assert len(api._CALLS) == 2
 
 
 def test_a_forced_family_is_obeyed_after_good_calls(warm, monkeypatch):
