@@ -1,4 +1,4 @@
-"""More of `shortcuts`: what Numba-CUDA does around its passes over a function, of which there are 26; a kernel has 33 functions."""
+"""More of `shortcuts`: what Numba-CUDA does around each of its 26 passes over a function; a kernel has 33 functions."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def replacements() -> Iterator[Replacement]:
 
 def _signature_once() -> Replacement:
     """A Python function's signature, which is asked for at each call of it and of each operator: once a function."""
-    from numba.cuda import utils
+    from numba.cuda import utils  # type: ignore[attr-defined]
 
-    return utils, "pysignature", lru_cache(None)(utils.pysignature)  # type: ignore[attr-defined]
+    return utils, "pysignature", lru_cache(None)(utils.pysignature)
 
 
 def _passes_alone() -> Replacement:
@@ -48,7 +48,7 @@ def _passes_alone() -> Replacement:
 
 
 def _builtins_by_name() -> Replacement:
-    """The type of an operator, or another of Python's own functions: looked up first, and not tried as a value of each kind."""
+    """The type of an operator or another of Python's own functions: looked up first, not tried as a value of each kind."""
     from numba.cuda.target import CUDATypingContext
 
     resolve = CUDATypingContext.resolve_value_type
