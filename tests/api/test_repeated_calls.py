@@ -338,6 +338,16 @@ def test_a_plans_faults_are_told_after_good_runs():
     assert close(out, truth(*QKV))
 
 
+def test_a_plan_that_refused_refuses_again():
+    plan, room = numba_fa.plan(*QKV), torch.randn(QKV[0].numel() + 16)
+    q, out = room[:-16].view(QKV[0].shape), room[16:].view(QKV[0].shape)
+    for _ in range(3):
+        plan.run(*QKV, torch.empty_like(q))
+        for _ in range(2):
+            with pytest.raises(ProblemError, match="overlaps q"):
+                plan.run(q, *QKV[1:], out)
+
+
 def test_a_plan_counts_its_writes():
     plan, out = numba_fa.plan(*QKV), torch.empty_like(QKV[0])
     lse = torch.empty(2, 4, 19)
