@@ -237,6 +237,31 @@ def test_the_drivers_function_is_called_as_c_calls_it(monkeypatch):
     assert made_current == [HOPPER] and ctypes.sizeof(launch.LaunchConfig) == 56
 
 
+def test_a_tensor_map_is_asked_for_as_c_asks(monkeypatch):
+    """A function of cuda.h's types stands in for cuTensorMapEncodeTiled, and writes what it gets where the map belongs."""
+    pointer, words, sizes = ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint32)
+    kinds = (words, ctypes.c_int, ctypes.c_uint32, pointer, words, words, sizes, sizes, *[ctypes.c_int] * 4)
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, *kinds)
+    def encode_tiled(room, kind, rank, address, shape, strides, box, steps, *rest):
+        found = [kind, rank, address, *shape[:4], *strides[:3], *box[:2], *box[2:4], *rest]
+        for i, value in enumerate(found[:16]):
+            room[i] = value
+        assert steps[:4] == [1] * 4 and ctypes.cast(room, pointer).value % 64 == 0
+        return 1 if address == 9 else 0
+
+    plain = ctypes.PYFUNCTYPE(ctypes.c_int)(ctypes.cast(encode_tiled, pointer).value)
+    monkeypatch.setattr(launch, "entry_point", lambda name, since, waits: plain)
+    view = ArrayView(0, (2, 300, 1, 64), (1 << 33, 128, 64, 1), "bfloat16", 2, "cuda:0")
+    encode = launch.encoder(TensorMap(view, 176, 64))
+    for address in (1 << 45, 3):
+        # bfloat16 is 9; no interleave, swizzle of 128 bytes, ...; the axis of length 1 has a stride of 16 bytes
+        expected = [9, 4, address, 64, 300, 1, 2, 256, 16, 1 << 34, 64, 176, 1, 1, 0, 3]
+        assert struct.unpack("<16Q", encode(address)) == tuple(expected)
+    with pytest.raises(LaunchError, match="CUDA_ERROR_INVALID_VALUE"):
+        encode(9)
+
+
 @pytest.mark.parametrize("change", [lambda a: a + 16, lambda a: 16 + a, lambda a: a * 2, lambda a: a // 4, lambda a: a | 1])
 def test_addresses_that_are_not_known_yet_are_not_counted_with(change):
     with pytest.raises(TypeError, match="not known yet"):
