@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import statistics
 import time
 from collections import deque
@@ -54,6 +55,8 @@ def cases(device: str, seqlen: int, dtype: Any) -> dict[str, Callable[[], Any]]:
     q, k, v = (torch.randn(shape, **options) for _ in range(3))
     out, lse = torch.empty_like(q), torch.empty(1, 8, seqlen, device=device)
     lengths = torch.full((1,), seqlen, device=device, dtype=torch.int32)
+    # More of them than tensor maps are kept for: each is encoded anew.
+    outs = itertools.cycle([torch.empty_like(q) for _ in range(300)])
     padding, alibi = numba_fa.KeyPadding(lengths), numba_fa.ALiBi(torch.ones(8, device=device))
     attention = numba_fa.attention
     plan, padded = numba_fa.plan(q, k, v, mask="causal"), numba_fa.plan(q, k, v, mask=padding)
@@ -63,6 +66,7 @@ def cases(device: str, seqlen: int, dtype: Any) -> dict[str, Callable[[], Any]]:
         "attention": lambda: attention(q, k, v, mask="causal"),
         "attention, lse": lambda: attention(q, k, v, mask="causal", return_lse=True),
         "attention, out given": lambda: attention(q, k, v, mask="causal", out=out),
+        "attention, out at a new address": lambda: attention(q, k, v, mask="causal", out=next(outs)),
         "attention, padding": lambda: attention(q, k, v, mask=padding),
         "attention, new declarations, alibi": lambda: attention(
             q, k, v, mask=numba_fa.KeyPadding(lengths), bias=[numba_fa.Softcap(30.0), alibi]
