@@ -76,27 +76,32 @@ def attention(
     Shah et al., FlashAttention-3 (2024).
     """
     given: Any = mask
-    key = call = None
+    how = key = call = None
     aux: Any = ()
     try:
-        library = LIBRARIES[type(q)]
-        q_at, k_at, v_at, out_at, _, facts = library.glances(q, k, v, out, None)
         if scale is not None:
             scale = float(scale)
         if bias is not None or sink_logits is not None or (mask is not None and type(mask) is not str):
             given, aux = Given(mask, bias, sink_logits).glance()
-        key = facts, (q_at | k_at | v_at | out_at) & 15, given, scale, return_lse, env.backend_mark()
-        call = _CALLS[key]
-        known = out is None or call.out_is_apart((q_at, k_at, v_at, out_at, 0, *aux))
+        how = given, scale, return_lse, out is None, env.backend_mark()
+        recent = _RECENT.get(how)
+        if recent is not None and (recent.check(q, k, v) if out is None else recent.check(q, k, v, out)):
+            address = recent.address
+            q_at, k_at, v_at, out_at = address(q), address(k), address(v), 0 if out is None else address(out)
+            lies_so = (q_at | k_at | v_at | out_at) & 15 == recent.ending and q_at and k_at and v_at
+            if lies_so and (out is None or (out_at and recent.out_is_apart((q_at, k_at, v_at, out_at, 0, *aux)))):
+                call = recent
+        if call is None:
+            key, call, q_at, k_at, v_at, out_at = _remembered(how, q, k, v, out, aux)
     except Exception:  # a call not made before, or a fault, which is told below
-        known = False
-    if call is None or not known:
+        call = None
+    if call is None:
         if _is_seen(q, k, v, given := Given(mask, bias, sink_logits)):
             return torch_calls.recorded(_operators(), q, k, v, given, scale, out, return_lse, False)
         call, (q_at, k_at, v_at, out_at, _, *aux) = _checked_call(
             key, q, k, v, given, scale, out, return_lse
         )
-    return call.run(q, out, return_lse, (q_at, k_at, v_at, out_at), aux)
+    return call.run(q, out, return_lse, q_at, k_at, v_at, out_at, aux)
 
 
 def deterministic_attention(
@@ -194,9 +199,13 @@ def explain(
     return select(problem, device_of(problem.device), "bwd" if backward else "fwd")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
-    """How to do a call that was checked, on arrays that lie as its did: `Ready`, and what the library does for it."""
+    """How to do a call that was checked, on arrays that lie as its did: `Ready`, and what the library does for it.
+
+    ending: of the addresses of q, k, v and out, in bits. check(q, k, v[, out]): whether arrays lie so, where the library
+    can tell quickly.
+    """
 
     ready: Ready
     launch: Callable[[tuple[int, ...], int], None]
@@ -207,13 +216,16 @@ class _Call:
     stream: Callable[[Any], int]
     wrote: Callable[[Any], None]
     finish: Callable[[Any], Any] | None
+    ending: int
+    check: Callable[..., bool] | None = None
 
-    def run(self, q: Any, out: Any, return_lse: bool, places: tuple[int, ...], aux: Any) -> Any:
+    def run(
+        self, q: Any, out: Any, return_lse: bool, q_at: int, k_at: int, v_at: int, out_at: int, aux: Any
+    ) -> Any:
         """Make what the caller did not give, launch, and return what `attention` returns.
 
-        places: addresses of q, k, v and out (0 where there is none); aux: of the arrays of mask, biases and sink_logits.
+        Addresses: of q, k, v and out (0 where there is none), and of the arrays of mask, biases and sink_logits.
         """
-        q_at, k_at, v_at, out_at = places
         result, lse, lse_at = out, None, 0
         if out is None:
             result = self.new_out(q)
@@ -231,6 +243,8 @@ class _Call:
 
 # Calls by all that decides how they are made; the oldest go first.
 _CALLS: dict[Any, _Call] = {}
+# By all but how q, k, v and out lie, the last of them, if it has a check: 0.4 us, where a look into all takes 3.
+_RECENT: dict[Any, Any] = {}
 _MOST_CALLS = 1024
 _LOCK = Lock()
 
@@ -240,6 +254,25 @@ def forget() -> None:
     _plan.cache_clear()
     with _LOCK:
         _CALLS.clear()
+        _RECENT.clear()
+
+
+def _remembered(how: Any, q: Any, k: Any, v: Any, out: Any, aux: Any) -> tuple[Any, _Call | None, int, int, int, int]:
+    """(key, the call made before or None, addresses of q, k, v and out); raises anything for what is faulty."""
+    library = LIBRARIES[type(q)]
+    q_at, k_at, v_at, out_at, _, facts = library.glances(q, k, v, out, None)
+    key = facts, (q_at | k_at | v_at | out_at) & 15, how
+    call = _CALLS.get(key)
+    if call is not None and out is not None and not call.out_is_apart((q_at, k_at, v_at, out_at, 0, *aux)):
+        call = None
+    if call is not None and library.guard is not None:
+        if call.check is None or _RECENT.get(how) is call:  # these arrays did not pass, though they lie so: another kind
+            call.check = library.guard(q, k, v, *(() if out is None else (out,))) or call.check
+        if call.check is not None:
+            if len(_RECENT) >= _MOST_CALLS:
+                _RECENT.clear()
+            _RECENT[how] = call
+    return key, call, q_at, k_at, v_at, out_at
 
 
 def _checked_call(
@@ -258,7 +291,7 @@ def _checked_call(
         call = _Call(
             ready, ready.launch, ready.out_is_apart, library.maker(q, shape, views[0].dtype),
             library.maker(q, _lse_shape(problem), "float32"), library.address, ready.stream, library.wrote,
-            None if library.finish is same else library.finish,
+            None if library.finish is same else library.finish, 0 if key is None else key[1],
         )  # fmt: skip
         with _LOCK:
             if key is not None:

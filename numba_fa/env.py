@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 VARIABLES = {
@@ -53,7 +54,7 @@ def _quick_backend() -> Callable[[], object]:
     try:
         look, name = os.environ._data.get, os.environ.encodekey("NUMBA_FA_BACKEND")  # type: ignore[attr-defined]
         look(name)
-        return lambda: look(name)
+        return partial(look, name)
     except Exception:  # another Python's os
         return backend
 

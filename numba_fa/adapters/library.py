@@ -40,9 +40,10 @@ class Library:
     For calls made again and again, by default in terms of these: glance(array) -> (address, facts), facts equal only
     where views are equal but for the address, and wants_grad too. glances(q, k, v, out, lse) -> (their addresses, 0 for
     None, and the facts of all). Both may raise anything for arrays that are unfit, singly or together. guard(*arrays)
-    -> check(*others), true only where the others' facts are the arrays', for libraries that know a quick way, else None.
-    address(array): of any that passed such a check or that `empty` made. maker(like, shape, dtype) and streams(like):
-    functions of any array laid out like `like` that do as `empty` and `stream`.
+    -> check(*others), true only where the others' facts are the arrays' and `seen` is false of them, for libraries that know
+    a quick way, else None; so is its result where no check can tell. address(array): of any that passed such a check or that
+    `empty` made. maker(like, shape, dtype) and streams(like): functions of any array laid out like `like` that do as `empty`
+    and `stream`. writes(*like): a function of a tuple of arrays that passed such a check, that does as `wrote` on each.
     """
 
     name: str
@@ -57,10 +58,11 @@ class Library:
     wrote: Callable[[Any], None] = _nothing
     glance: Callable[[Any], tuple[int, Hashable]] = None  # type: ignore[assignment]
     glances: Callable[[Any, Any, Any, Any, Any], tuple[int, int, int, int, int, Hashable]] = None  # type: ignore[assignment]
-    guard: Callable[..., Callable[..., bool]] | None = None
+    guard: Callable[..., Callable[..., bool] | None] | None = None
     address: Callable[[Any], int] = None  # type: ignore[assignment]
     maker: Callable[[Any, tuple[int, ...], str], Callable[[Any], Any]] = None  # type: ignore[assignment]
     streams: Callable[[Any], Callable[[Any], int]] = None  # type: ignore[assignment]
+    writes: Callable[..., Callable[[tuple[Any, ...]], None]] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for name, plain in (
@@ -69,9 +71,14 @@ class Library:
             ("address", lambda array: self.view(array).pointer),
             ("maker", lambda like, shape, dtype: lambda array: self.empty(array, shape, dtype)),
             ("streams", lambda like: self.stream),
+            ("writes", lambda *like: self._wrote_all),
         ):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, plain)
+
+    def _wrote_all(self, arrays: tuple[Any, ...]) -> None:
+        for array in arrays:
+            self.wrote(array)
 
     def _glance(self, array: Any) -> tuple[int, Hashable]:
         view = self.view(array)

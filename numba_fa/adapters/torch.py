@@ -28,9 +28,10 @@ def _increment_version(torch: Any) -> Callable[[tuple[Any, ...]], None]:
         return public
 
 
-def _guards(torch: Any) -> Callable[..., Callable[..., bool]] | None:
+def _guards(torch: Any, autocasts: Callable[[], bool]) -> Callable[..., Callable[..., bool] | None] | None:
     """torch's own quick test that tensors are as others were in all but address and contents, which torch.compile asks
-    before each call: type, dtype, device, sizes, strides, what wants a gradient; None where it does not tell all that.
+    before each call: type, dtype, device, sizes, strides, what wants a gradient, whether autocast or a transform is at work;
+    None where it does not tell all that.
     """
     try:
         from_tensors = torch._C._dynamo.guards.TensorGuards
@@ -42,10 +43,18 @@ def _guards(torch: Any) -> Callable[..., Callable[..., bool]] | None:
         )  # fmt: skip
         with torch.enable_grad():
             told = check(other) and not any(check(tensor) for tensor in others)
+        with torch.autocast("cpu"):
+            told = told and not check(other)
+        with torch.inference_mode():
+            told = told and not check(torch.zeros(2, 4))
     except Exception:  # another version of torch
         return None
 
-    def guard(*arrays: Any) -> Callable[..., bool]:
+    def guard(*arrays: Any) -> Callable[..., bool] | None:
+        # Such a tensor without grad mode, or such dtypes under autocast, would pass later where a gradient is wanted or
+        # another dtype; and one tensor twice never passes.
+        if autocasts() or any(array.requires_grad for array in arrays) or len(set(map(id, arrays))) < len(arrays):
+            return None
         return from_tensors(*arrays, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
 
     return guard if told else None
@@ -125,6 +134,10 @@ def library() -> Library:
         kind, device, new = getattr(torch, dtype), like.device, torch.empty
         if tuple(like.shape) == shape and like.dtype is kind and like.is_contiguous():
             return torch.empty_like
+        # An array like one of this shape, which need have but one element, is made in half the time.
+        like_new, empty_like = new((), dtype=kind, device=device).expand(shape), torch.empty_like
+        if empty_like(like_new).is_contiguous():
+            return lambda array: empty_like(like_new)
         return lambda array: new(shape, dtype=kind, device=device)
 
     def wants_grad(array: Any) -> bool:
@@ -158,10 +171,18 @@ def library() -> Library:
         if not array.is_inference():  # such a tensor counts no versions
             increment_version((array,))
 
+    def writes(*like: Any) -> Callable[[tuple[Any, ...]], None]:
+        def one_by_one(arrays: tuple[Any, ...]) -> None:
+            for array in arrays:
+                wrote(array)
+
+        return one_by_one if any(array.is_inference() for array in like) else increment_version
+
     def holds(kind: type) -> bool:
         return issubclass(kind, torch.Tensor)
 
     return Library(
         "torch", view, stream, empty, holds, wants_grad=wants_grad, seen=seen, wrote=wrote, glance=glance,
-        glances=glances, guard=_guards(torch), address=torch.Tensor.data_ptr, maker=maker, streams=streams,
+        glances=glances, guard=_guards(torch, autocasts), address=torch.Tensor.data_ptr, maker=maker,
+        streams=streams, writes=writes,
     )  # fmt: skip

@@ -6,7 +6,6 @@ and spills, and says so only in its log. Every line of the log with C75 is there
 
 from __future__ import annotations
 
-import gc
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from numba_fa.build.artifact import Artifact
+from numba_fa.build.collector import collector_at_rest
 from numba_fa.build.fingerprint import versions
 from numba_fa.build.shortcuts import shortcuts
 from numba_fa.dispatch.key import DispatchKey
@@ -29,11 +29,11 @@ _STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) b
 
 def compile_kernel(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch: str) -> Artifact:
     """Compile `factory(key)` for `arch` ("sm_90a"); CompileError when it fails or the code would be serialised."""
-    with _LOCK:
+    with _LOCK, _compiling_for(_capability(arch)):
         source, library = _lowered(key, factory, arch)
         entry = _entry(key)
         _edit(library, entry)
-        cubin, log = _link(library.get_ltoir(cc=_capability(arch)), arch)
+        cubin, log = _link(_ltoir(library, arch), arch)
     advisories = [line for line in log.splitlines() if "C75" in line]
     used, stack = _USED.search(log), _STACK.search(log)
     if advisories or not used or not stack:
@@ -55,7 +55,7 @@ def compile_kernel(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch
 
 def ptx_of(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch: str) -> str:
     """The kernel as PTX text, to be read by people; what runs is linked from LTO-IR."""
-    with _LOCK:
+    with _LOCK, _compiling_for(_capability(arch)):
         _, library = _lowered(key, factory, arch, lto=False)
         _edit(library, _entry(key))
         return library.get_asm_str(cc=_capability(arch))
@@ -64,39 +64,31 @@ def ptx_of(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch: str) -
 def _lowered(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch: str, lto: bool = True) -> tuple[Any, Any]:
     """What the factory makes, and that typed and lowered into Numba's code library; CompileError for a user's mistake."""
     functions = functions_of(key.mask, key.bias)
-    with _compiling_for(_capability(arch)):
-        if functions:
-            from numba_fa.jit import TOKENS, device
+    if functions:
+        from numba_fa.jit import TOKENS, device
 
-            check_functions(functions, device, TOKENS)
-        try:
-            source = factory(key)
-            return source, _lower(source, arch, lto)
-        except Exception as error:
-            if functions and type(error).__module__.startswith("numba."):
-                raise explain_compile_error(error, functions) from error
-            raise
+        check_functions(functions, device, TOKENS)
+    try:
+        source = factory(key)
+        return source, _lower(source, arch, lto)
+    except Exception as error:
+        if functions and type(error).__module__.startswith("numba."):
+            raise explain_compile_error(error, functions) from error
+        raise
 
 
 @contextmanager
 def _compiling_for(capability: tuple[Any, ...]) -> Iterator[None]:
-    """Numba compiles device functions for "the current device"; there may be none, or another one.
-
-    The collector rests meanwhile: going through what the compiler allocates takes a fifth of the time, to free little.
-    """
+    """Numba compiles device functions for "the current device"; there may be none, or another one."""
     import numba.cuda.dispatcher
 
     device = SimpleNamespace(compute_capability=capability)
     saved, numba.cuda.dispatcher.get_current_device = numba.cuda.dispatcher.get_current_device, lambda: device
-    collecting = gc.isenabled()
-    gc.disable()
     try:
-        with shortcuts():
+        with collector_at_rest(), shortcuts():
             yield
     finally:
         numba.cuda.dispatcher.get_current_device = saved
-        if collecting:
-            gc.enable()
 
 
 def _lower(source: Any, arch: str, lto: bool) -> Any:
@@ -138,6 +130,11 @@ def _edit(library: Any, entry: str) -> None:
     modules = dict.fromkeys(library.modules)  # a function that several call is there several times
     texts = [str(module).replace(library._entry_name, entry) for module in modules]
     library._llvm_strs = [text.replace("byval([16 x i64])", "byval") for text in texts]
+
+
+def _ltoir(library: Any, arch: str) -> bytes:
+    """What NVVM makes of the library."""
+    return library.get_ltoir(cc=_capability(arch))
 
 
 def _link(ltoir: bytes, arch: str) -> tuple[bytes, str]:

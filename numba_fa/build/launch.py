@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from numba_fa.build.driver import check
+from numba_fa.build.driver import check, entry_point, raise_fault
 from numba_fa.build.loader import LoadedKernel
 from numba_fa.dispatch.addresses import place_of
 from numba_fa.dispatch.device import Device
@@ -48,7 +48,7 @@ class ParameterBlock:
     """A kernel's parameters in memory, with the table of pointers that the driver wants.
 
     memory, words: the parameters as bytes and as 8-byte integers. offsets: where each parameter is, in bytes.
-    addresses: the arrays' addresses that the block holds now.
+    addresses: the arrays' addresses that the block holds now. table: the table, as ctypes passes it.
     """
 
     def __init__(self, signature: tuple[str, ...]) -> None:
@@ -66,6 +66,7 @@ class ParameterBlock:
         self.words = self.memory.cast("q")
         self._pointers = (ctypes.c_void_p * len(self.offsets))(*[base + at for at in self.offsets])
         self.address = ctypes.addressof(self._pointers)
+        self.table = ctypes.byref(self._pointers)
         self.addresses: tuple[int, ...] | None = None
 
     def fill(self, values: tuple[Any, ...]) -> None:
@@ -111,13 +112,16 @@ class Template:
         return block
 
     def write(self, block: ParameterBlock, addresses: tuple[int, ...]) -> None:
-        """Write the addresses into one of its blocks."""
+        """Write the addresses into one of its blocks, those that it holds already excepted."""
+        before = block.addresses or (None,) * len(addresses)
         block.addresses = None  # should this be interrupted
         words, memory = block.words, block.memory
         for word, index in self._words:
-            words[word] = addresses[index]
+            if addresses[index] != before[index]:
+                words[word] = addresses[index]
         for room, index, encode in self._maps:
-            memory[room] = encode(addresses[index])
+            if addresses[index] != before[index]:
+                memory[room] = encode(addresses[index])
         block.addresses = addresses
 
 
@@ -126,36 +130,62 @@ def _encoded(tensor_map: TensorMap) -> bytes:
     return bytes(128) if place_of(tensor_map) is not None else encoder(tensor_map)(tensor_map.view.pointer)
 
 
+class LaunchConfig(ctypes.Structure):
+    """CUlaunchConfig of cuda.h, of a launch without attributes."""
+
+    _fields_ = (
+        ("x", ctypes.c_uint), ("y", ctypes.c_uint), ("z", ctypes.c_uint), ("threads", ctypes.c_uint),
+        ("threads_y", ctypes.c_uint), ("threads_z", ctypes.c_uint), ("shared", ctypes.c_uint),
+        ("stream", ctypes.c_uint64), ("attributes", ctypes.c_void_p), ("attribute_count", ctypes.c_uint),
+    )  # fmt: skip
+
+
+class _Caller:
+    """What one launch at a time needs of its own: parameters, configuration, and room for the current context."""
+
+    __slots__ = ("block", "config", "config_at", "context", "context_at")
+
+    def __init__(self, block: ParameterBlock, config: LaunchConfig) -> None:
+        self.block, self.config, self.context = block, config, ctypes.c_uint64()
+        self.config_at, self.context_at = ctypes.byref(config), ctypes.byref(self.context)
+
+
 def make_prepare(
     kernel: LoadedKernel, signature: tuple[str, ...], grid: tuple[int, int, int], device: Device
 ) -> Callable[[tuple[Any, ...]], Launch]:
     """prepare(arguments with an Address for each address) -> launch(addresses, stream): enqueue on a stream's handle.
 
-    Allocates nothing on the device. Threads may launch at once: each takes a parameter block out of a pool.
+    Allocates nothing on the device. Threads may launch at once: each takes a caller, with parameters, out of a pool.
     """
-    from cuda.bindings import driver
-
-    launch_kernel, success = driver.cuLaunchKernel, driver.CUresult.CUDA_SUCCESS
-    threads, shared, function = kernel.artifact.threads, kernel.artifact.shared_bytes, kernel.handle
-    make_current, (x, y, z) = _make_current(device), grid
+    launch_kernel, get_current, context = driver_calls(device)
+    function = ctypes.c_void_p.from_param(int(kernel.handle))
+    shape = (*grid, kernel.artifact.threads, 1, 1, kernel.artifact.shared_bytes)
 
     def prepare(arguments: tuple[Any, ...]) -> Launch:
         template = Template(signature, arguments)
-        pool: list[ParameterBlock] = [template.block()]
         write = template.write
+
+        def caller() -> _Caller:
+            return _Caller(template.block(), LaunchConfig(*shape))
+
+        pool = [caller()]
 
         def launch(addresses: tuple[int, ...], stream: int) -> None:
             try:
-                block = pool.pop()
+                mine = pool.pop()
             except IndexError:
-                block = template.block()
+                mine = caller()
+            block = mine.block
             if block.addresses != addresses:
                 write(block, addresses)
-            make_current()
-            result = launch_kernel(function, x, y, z, threads, 1, 1, shared, stream, block.address, 0)
-            pool.append(block)
-            if result[0] is not success:
-                check(result)
+            mine.config.stream = stream
+            get_current(mine.context_at)
+            if mine.context.value != context:
+                _make_current(device)
+            fault = launch_kernel(mine.config_at, function, block.table, None)
+            pool.append(mine)
+            if fault:
+                raise_fault(fault)
 
         return launch
 
@@ -174,19 +204,29 @@ def make_launch(
     return launch
 
 
-def _make_current(device: Device) -> Callable[[], None]:
-    """A function that makes the device's primary context current if another is."""
+def driver_calls(device: Device) -> tuple[Callable[..., int], Callable[..., int], int]:
+    """cuLaunchKernelEx and cuCtxGetCurrent, as of `entry_point`, and the device's primary context."""
     from cuda.bindings import driver
-    from cuda.core import Device as CudaDevice
 
     context = int(check(driver.cuDevicePrimaryCtxRetain(device.ordinal)))
-    current = driver.cuCtxGetCurrent
+    launch_kernel, get_current = entry_point("cuLaunchKernelEx", 12000, True), entry_point("cuCtxGetCurrent", 12000, False)
+    return launch_kernel, get_current, context
 
-    def make_current() -> None:
-        if int(current()[1]) != context:
-            CudaDevice(device.ordinal).set_current()
 
-    return make_current
+def _make_current(device: Device) -> None:
+    from cuda.core import Device as CudaDevice
+
+    CudaDevice(device.ordinal).set_current()
+
+
+class _MapRoom:
+    """Room for a tensor map: 128 bytes on a multiple of 64. at: where, as ctypes passes it."""
+
+    def __init__(self) -> None:
+        self._buffer = ctypes.create_string_buffer(128 + 64)
+        start = -ctypes.addressof(self._buffer) % 64
+        self.memory = memoryview(self._buffer).cast("B")[start : start + 128]
+        self.at = ctypes.byref(self._buffer, start)
 
 
 def encoder(tensor_map: TensorMap) -> Callable[[int], bytes]:
@@ -194,7 +234,7 @@ def encoder(tensor_map: TensorMap) -> Callable[[int], bytes]:
     from cuda.bindings import driver as d
 
     view = tensor_map.view
-    size, itemsize = d.cuuint64_t, view.itemsize
+    itemsize = view.itemsize
     batch, seqlen, heads, head_dim = view.shape
     # An axis of length 1 is never stepped along, but its stride must still be a positive multiple of 16.
     strides = [
@@ -203,20 +243,30 @@ def encoder(tensor_map: TensorMap) -> Callable[[int], bytes]:
     ]
     kinds = d.CUtensorMapDataType
     kind = kinds.CU_TENSOR_MAP_DATA_TYPE_FLOAT16 if view.dtype == "float16" else kinds.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-    before = (kind, 4)
+    before = int(kind), 4
     after = (
-        [size(n) for n in (head_dim, seqlen, heads, batch)],
-        [size(n) for n in strides],
-        [d.cuuint32_t(n) for n in (tensor_map.columns, tensor_map.rows, 1, 1)],
-        [d.cuuint32_t(1)] * 4,
-        d.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
-        d.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B,
-        d.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-        d.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        ctypes.byref((ctypes.c_uint64 * 4)(head_dim, seqlen, heads, batch)),
+        ctypes.byref((ctypes.c_uint64 * 3)(*strides)),
+        ctypes.byref((ctypes.c_uint32 * 4)(tensor_map.columns, tensor_map.rows, 1, 1)),
+        ctypes.byref((ctypes.c_uint32 * 4)(1, 1, 1, 1)),
+        int(d.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE),
+        int(d.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B),
+        int(d.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B),
+        int(d.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
     )
+    call, pointer = entry_point("cuTensorMapEncodeTiled", 12000, False), ctypes.c_void_p.from_param
+    rooms = [_MapRoom()]  # a thread takes one out
 
     def encode(address: int) -> bytes:
-        encoded = check(d.cuTensorMapEncodeTiled(*before, address, *after))
-        return struct.pack("<16Q", *[int(word) for word in encoded.opaque])
+        try:
+            room = rooms.pop()
+        except IndexError:
+            room = _MapRoom()
+        fault = call(room.at, *before, pointer(address), *after)
+        encoded = room.memory.tobytes()
+        rooms.append(room)
+        if fault:
+            raise_fault(fault)
+        return encoded
 
     return encode

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from numba_fa.build.artifact import Artifact
+from numba_fa.build.collector import collector_at_rest
 from numba_fa.build.driver import check
 from numba_fa.build.store import default_store
 from numba_fa.dispatch.device import Device
@@ -33,9 +34,10 @@ def artifact_for(key: DispatchKey, variant: Variant, arch: str) -> Artifact:
     extra = b"".join(function.digest for function in functions_of(key.mask, key.bias))
     artifact = store.get(key.slug, arch, extra)
     if artifact is None:
-        from numba_fa.build.compiler import compile_kernel
+        with collector_at_rest():  # imports too: each look at all that is there takes 0.04 s, with torch loaded more
+            from numba_fa.build.compiler import compile_kernel
 
-        artifact = compile_kernel(key, variant.factory(), arch)
+            artifact = compile_kernel(key, variant.factory(), arch)
         store.put(artifact, extra)
     return artifact
 

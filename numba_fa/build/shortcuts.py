@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from numba_fa.build import shortcuts_passes
 from numba_fa.build.fingerprint import versions
+from numba_fa.build.shortcuts_passes import Replacement
 
 KNOWN = "0.30."
-
-Replacement = tuple[Any, str, Callable[..., Any]]
 
 
 @contextmanager
@@ -50,6 +50,7 @@ def _replacements() -> Iterator[Replacement]:
     yield _options_at_once()
     yield _size_once(type(target))
     yield _leave_what_is_over()
+    yield from shortcuts_passes.replacements()
 
 
 @contextmanager
@@ -92,17 +93,32 @@ def _load_registries(target: Any, typing: Any) -> None:
 
 
 def _refresh_when_grown(context: Any) -> Replacement:
-    """A context goes through its registries when one of them holds more than before."""
+    """A context goes through those of its registries that hold more than before."""
     owner, refresh = type(context), type(context).refresh
-    lists = [getattr(registry, name) for registry, loader in context._registries.items() for name in loader.registry_items]
-    seen = sum(map(len, lists))
+    lists = [
+        (registry, [getattr(registry, name) for name in loader.registry_items])
+        for registry, loader in context._registries.items()
+    ]
+
+    def sizes() -> list[int]:
+        return [sum(map(len, items)) for _, items in lists]
+
+    seen = sizes()
 
     def refresh_when_grown(self: Any) -> None:
         nonlocal seen
-        size = sum(map(len, lists))
-        if size != seen:
-            seen = size  # as it was before: what is registered meanwhile waits for the next time
-            refresh(self)
+        now, before = sizes(), seen
+        if now == before:
+            return
+        seen = now  # as it was before: what is registered meanwhile waits for the next time
+        grown = [registry for (registry, _), size, old in zip(lists, now, before) if size != old]
+        # Of Numba's own registries, those for the CPU, a part is taken only.
+        if any(not type(registry).__module__.startswith("numba.cuda.") for registry in grown):
+            return refresh(self)
+        for registry in grown:
+            self.install_registry(registry)
+        if hasattr(self, "typing_context"):
+            self.typing_context.refresh()
 
     return owner, "refresh", refresh_when_grown
 
@@ -157,17 +173,33 @@ def _variables_by_kind() -> Replacement:
     variable, instruction, sequence, mapping = 1, 2, 3, 4
     families = (ir.var_types, variable), (ir.inst_types, instruction), ((list, tuple), sequence), (dict, mapping)
 
-    def variables(self: Any, part: Any) -> list[Any]:
+    def kind_of(part: Any) -> int:
         kind = kinds.get(type(part))
         if kind is None:
             kind = kinds[type(part)] = next((number for family, number in families if isinstance(part, family)), 0)
+        return kind
+
+    def collect(part: Any, kind: int, found: list[Any]) -> None:
         if kind == variable:
-            return [part]
-        if kind == instruction:
-            return part.list_vars()
+            found.append(part)
+        elif kind == instruction:
+            found += part.list_vars()
+        else:
+            for item in part if kind == sequence else part.values():
+                inner = kinds.get(type(item))
+                if inner is None:
+                    inner = kind_of(item)
+                if inner == variable:
+                    found.append(item)
+                elif inner:
+                    collect(item, inner, found)
+
+    def variables(self: Any, part: Any) -> list[Any]:
+        found: list[Any] = []
+        kind = kind_of(part)
         if kind:
-            return [one for item in (part if kind == sequence else part.values()) for one in variables(self, item)]
-        return []
+            collect(part, kind, found)
+        return found
 
     return ir.Inst, "_rec_list_vars", variables
 

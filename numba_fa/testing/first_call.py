@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+from numba_fa.build.fingerprint import PACKAGE
 
 LIMITS = {"cold": 2.5, "warm": 0.3}
 
@@ -29,11 +35,14 @@ def report(dtype: str, head_dim: int, program: str) -> int:
             f"  {state} store: {measured['call']:.3f} s beyond {measured['imports']:.2f} s of imports, limit "
             f"{LIMITS[state]} s; Numba is{'' if measured['numba'] else ' not'} loaded"
         )
+        spent = measured["stages"] | {"all else": measured["call"] - sum(measured["stages"].values())}
+        print("    " + ", ".join(f"{name} {seconds:.3f}" for name, seconds in spent.items() if seconds >= 0.0005))
     return late
 
 
-def states(dtype: str, head_dim: int, program: str) -> Iterator[tuple[str, dict[str, float]]]:
+def states(dtype: str, head_dim: int, program: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """("cold", what `measure` found in a process of its own), then the same for "warm"."""
+    compileall.compile_dir(PACKAGE, quiet=2)  # as pip does; otherwise reading the sources is measured too, 0.05 s
     with tempfile.TemporaryDirectory() as store:
         for state in ("cold", "warm"):
             command = [sys.executable, "-m", "numba_fa.testing.first_call", dtype, str(head_dim), program, state]
@@ -44,47 +53,89 @@ def states(dtype: str, head_dim: int, program: str) -> Iterator[tuple[str, dict[
             yield state, json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(dtype: str, head_dim: int, program: str, state: str) -> dict[str, float | bool]:
-    """Seconds of imports and of the first call in this process. With a GPU the call is attention() to its end."""
+@contextmanager
+def _stages() -> Iterator[dict[str, float]]:
+    """Seconds by the stage of a first call, of those that are taken meanwhile."""
+    from numba_fa.adapters import torch
+    from numba_fa.build import compiler, driver, loader, shortcuts, store
+    from numba_fa.dispatch.variant import Variant
+
+    found: dict[str, float] = {}
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                found[name] = found.get(name, 0.0) + time.perf_counter() - start
+
+        return call
+
+    with ExitStack() as stack:
+        for name, owner, attribute in (
+            ("torch's guard", torch, "_guards"), ("device", driver, "describe_device"), ("store read", store.Store, "get"),
+            ("kernel's modules", Variant, "factory"),
+            ("Numba's registries", shortcuts, "_load_registries"), ("user's functions alone", compiler, "check_functions"),
+            ("typing and lowering", compiler, "_lower"), ("LLVM as text", compiler, "_edit"), ("NVVM", compiler, "_ltoir"),
+            ("nvJitLink", compiler, "_link"), ("store written", store.Store, "put"), ("loading", loader, "_load"),
+        ):  # fmt: skip
+            stack.enter_context(mock.patch.object(owner, attribute, timed(name, getattr(owner, attribute))))
+        yield found
+
+
+def measure(dtype: str, head_dim: int, program: str, state: str) -> dict[str, Any]:
+    """Seconds of imports, of the first call and of its stages here. With a GPU the call is attention() to its end."""
     start = time.perf_counter()
     import cuda.core  # noqa: F401
     from cuda.bindings import driver, nvjitlink  # noqa: F401
 
-    from numba_fa import api
-    from numba_fa.build import driver as ours
-    from numba_fa.testing.programs import PROGRAMS, Sizes
+    from numba_fa import api  # noqa: F401
+    from numba_fa.build.driver import device_count
 
     if state == "cold":  # only a cold call needs the compiler, so only there is it one of the imports
         from numba import cuda as compiler  # noqa: F401
 
-    has_gpu = ours.device_count() > 0
-    if has_gpu:
-        import torch
-
-        shape = (1, 1024, 4, head_dim)
-        asked = PROGRAMS[program](Sizes(1, 1024, 1024, 4)).moved(lambda array: torch.from_numpy(array).cuda())
-        q, k, v = (torch.randn(shape, device="cuda", dtype=getattr(torch, dtype)) for _ in range(3))
-        torch.cuda.synchronize()
+    call = (_attention if device_count() else _kernel)(dtype, head_dim, program)
     imports = time.perf_counter() - start
-    start = time.perf_counter()
-    if has_gpu:
+    with _stages() as stages:
+        start = time.perf_counter()
+        call()
+        taken = time.perf_counter() - start
+    return {"imports": imports, "call": taken, "stages": stages, "numba": "numba" in sys.modules}
+
+
+def _attention(dtype: str, head_dim: int, program: str) -> Callable[[], None]:
+    """A call on a GPU, to the end of its work."""
+    import torch
+
+    from numba_fa import api
+    from numba_fa.testing.programs import PROGRAMS, Sizes
+
+    asked = PROGRAMS[program](Sizes(1, 1024, 1024, 4)).moved(lambda array: torch.from_numpy(array).cuda())
+    q, k, v = (torch.randn(1, 1024, 4, head_dim, device="cuda", dtype=getattr(torch, dtype)) for _ in range(3))
+    torch.cuda.synchronize()
+
+    def call() -> None:
         api.attention(q, k, v, mask=asked.mask, bias=asked.biases or None, sink_logits=asked.sink_logits)
         torch.cuda.synchronize()
-    else:
-        from numba_fa.build.loader import artifact_for
-        from numba_fa.dispatch.registry import variant_of
-        from numba_fa.dispatch.tuning import key_for
-        from numba_fa.problem.dtypes import DTYPES
-        from numba_fa.problem.masks import mask_named
 
-        asked = PROGRAMS[program](Sizes(1, 1024, 1024, 4))
-        names = [bias.name for bias in asked.biases] + ([] if asked.sink_logits is None else ["sink"])
-        mask = mask_named(asked.mask)
-        assert mask is not None
-        key = key_for("fwd", "sm90", DTYPES[dtype].name, head_dim, mask.name, "+".join(names) or "none")
+    return call
+
+
+def _kernel(dtype: str, head_dim: int, program: str) -> Callable[[], None]:
+    """Obtaining the Hopper kernel, where there is no GPU to run it."""
+    from numba_fa.build.loader import artifact_for
+    from numba_fa.dispatch.registry import variant_of
+    from numba_fa.dispatch.tuning import key_for
+    from numba_fa.problem.dtypes import DTYPES
+    from numba_fa.testing.programs import PROGRAMS, Sizes
+
+    def call() -> None:
+        key = key_for("fwd", "sm90", DTYPES[dtype].name, head_dim, *PROGRAMS[program](Sizes(1, 1024, 1024, 4)).names)
         artifact_for(key, variant_of(key), "sm_90a")
-    call = time.perf_counter() - start
-    return {"imports": imports, "call": call, "numba": "numba" in sys.modules}
+
+    return call
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ launch does nothing: what is left is this library's own Python.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import itertools
 import statistics
 import time
 from collections import deque
@@ -18,6 +20,7 @@ from unittest import mock
 LIMITS = {"attention": 12.0, "Plan.run": 6.0}  # microseconds, on a GPU's host
 _BATCH = 50  # calls between synchronisations, so that the queue of launches never fills
 _LAUNCHES = 16  # that a pretended GPU remembers
+Launched = tuple[Any, ...]  # what the driver's function got: configuration, kernel, table of parameters, nothing
 
 
 def main() -> int:
@@ -52,6 +55,8 @@ def cases(device: str, seqlen: int, dtype: Any) -> dict[str, Callable[[], Any]]:
     q, k, v = (torch.randn(shape, **options) for _ in range(3))
     out, lse = torch.empty_like(q), torch.empty(1, 8, seqlen, device=device)
     lengths = torch.full((1,), seqlen, device=device, dtype=torch.int32)
+    # More of them than tensor maps are kept for: each is encoded anew.
+    outs = itertools.cycle([torch.empty_like(q) for _ in range(300)])
     padding, alibi = numba_fa.KeyPadding(lengths), numba_fa.ALiBi(torch.ones(8, device=device))
     attention = numba_fa.attention
     plan, padded = numba_fa.plan(q, k, v, mask="causal"), numba_fa.plan(q, k, v, mask=padding)
@@ -61,6 +66,7 @@ def cases(device: str, seqlen: int, dtype: Any) -> dict[str, Callable[[], Any]]:
         "attention": lambda: attention(q, k, v, mask="causal"),
         "attention, lse": lambda: attention(q, k, v, mask="causal", return_lse=True),
         "attention, out given": lambda: attention(q, k, v, mask="causal", out=out),
+        "attention, out at a new address": lambda: attention(q, k, v, mask="causal", out=next(outs)),
         "attention, padding": lambda: attention(q, k, v, mask=padding),
         "attention, new declarations, alibi": lambda: attention(
             q, k, v, mask=numba_fa.KeyPadding(lengths), bias=[numba_fa.Softcap(30.0), alibi]
@@ -69,6 +75,11 @@ def cases(device: str, seqlen: int, dtype: Any) -> dict[str, Callable[[], Any]]:
         "Plan.run, lse": lambda: plan.run(q, k, v, out, lse),
         "Plan.run, padding": lambda: padded.run(q, k, v, out),
     }
+    plan.run(q, k, v, out)
+    (ready,) = plan._ready.values()
+    launch, addresses = ready.launch, (*[x.data_ptr() for x in (q, k, v, out)], 0)
+    found["  of which the launch"] = lambda: launch(addresses, 0)
+    found["  of which q's stream"] = lambda: ready.stream(q)
     if device != "cpu":  # there it would compute
         found["torch SDPA"] = lambda: sdpa(*transposed, is_causal=True)
     return found
@@ -89,19 +100,28 @@ def measure(call: Callable[[], Any], repeats: int, synchronize: Callable[[], Non
     return statistics.median(times) / _BATCH * 1e6
 
 
+def grid_of(launch: Launched) -> tuple[int, int, int]:
+    """How many blocks the driver was told to start."""
+    config = launch[0]._obj
+    return config.x, config.y, config.z
+
+
+def places_of(launch: Launched, count: int) -> list[int]:
+    """Where the driver was told that the first `count` parameters are."""
+    return list((ctypes.c_void_p * count).from_buffer(launch[2]._obj))
+
+
 @contextmanager
 def _real_device() -> Iterator[None]:
     yield
 
 
 @contextmanager
-def pretended_gpu() -> Iterator[deque[tuple[Any, ...]]]:
+def pretended_gpu() -> Iterator[deque[Launched]]:
     """A Hopper GPU whose arrays are the CPU's and whose launches do nothing; gives what the driver got at the last ones.
 
     Nothing is compiled. Everything else on the path of a call is what runs on a GPU.
     """
-    from cuda.bindings import driver
-
     from numba_fa import api, backward
     from numba_fa.build import launch
     from numba_fa.build.artifact import Artifact
@@ -109,12 +129,11 @@ def pretended_gpu() -> Iterator[deque[tuple[Any, ...]]]:
     from numba_fa.dispatch.device import HOPPER
 
     artifact = Artifact("pretended", "sm_90a", "", b"", 0, 0, 0, 0, 0, 384, {})
-    kernel, launches = LoadedKernel(artifact, None, 0), deque[tuple[Any, ...]](maxlen=_LAUNCHES)
-    done = (driver.CUresult.CUDA_SUCCESS,)
+    kernel, launches = LoadedKernel(artifact, None, 0), deque[Launched](maxlen=_LAUNCHES)
 
-    def no_launch(*arguments: Any) -> Any:
+    def no_launch(*arguments: Any) -> int:
         launches.append(arguments)
-        return done
+        return 0
 
     def no_map(tensor_map: Any) -> Callable[[int], bytes]:
         return lambda address: address.to_bytes(8, "little") + bytes(120)
@@ -123,9 +142,8 @@ def pretended_gpu() -> Iterator[deque[tuple[Any, ...]]]:
         mock.patch.object(api, "device_of", lambda name: HOPPER),
         mock.patch.object(backward, "device_of", lambda name: HOPPER),
         mock.patch("numba_fa.build.loader.load", lambda *key: kernel),
-        mock.patch.object(launch, "_make_current", lambda device: lambda: None),
+        mock.patch.object(launch, "driver_calls", lambda device: (no_launch, lambda room: 0, 0)),
         mock.patch.object(launch, "encoder", no_map),
-        mock.patch.object(driver, "cuLaunchKernel", no_launch),
     ):
         api.forget()
         backward.forget()

@@ -9,6 +9,7 @@ from numba_fa import backward
 from numba_fa.build.launch import _packing
 from numba_fa.dispatch.registry import variants
 from numba_fa.problem.arrays import ArrayView
+from numba_fa.testing.host_cost import grid_of, places_of, pretended_gpu
 
 torch = pytest.importorskip("torch")
 C_TYPES = {"int32": ctypes.c_int32, "float32": ctypes.c_float}
@@ -17,8 +18,6 @@ FAMILIES = sorted({variant.family for variant in variants("bwd")} - {"cpu"})
 
 @pytest.fixture
 def launches():
-    from numba_fa.testing.host_cost import pretended_gpu
-
     with pretended_gpu() as launches:
         yield launches
 
@@ -45,7 +44,7 @@ def inputs(seqlen=64):
 def parameters(signature, launch):
     """A kernel's parameters, an array as (elements, address, ...), a tensor map as the address it begins with."""
     kinds = [token for token in signature for _ in _packing(token)]
-    places = (ctypes.c_void_p * len(kinds)).from_address(launch[9])
+    places = places_of(launch, len(kinds))
     return [C_TYPES.get(kind, ctypes.c_int64).from_address(place).value for kind, place in zip(kinds, places)]
 
 
@@ -68,7 +67,7 @@ def check(launches, plan, problem, arrays):
         signature += problem.program_tokens if kernel.variant.programmed else ()
         found, wanted = parameters(signature, launch), list(expected(kernel.arguments(problem, arrays)))
         assert found == pytest.approx(wanted, rel=1e-6), kernel.key.slug
-        assert launch[1:4] == kernel.variant.grid(problem, kernel.key, backward.device_of("cuda:0"))
+        assert grid_of(launch) == kernel.variant.grid(problem, kernel.key, backward.device_of("cuda:0"))
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

@@ -80,11 +80,11 @@ def test_a_repeated_call_enters_few_functions():
         plan, padded = numba_fa.plan(q, k, v), numba_fa.plan(q, k, v, mask=padding)
         calls = {
             "attention": (8, lambda: numba_fa.attention(q, k, v, mask="causal")),
-            "out, lse": (12, lambda: numba_fa.attention(q, k, v, out=out, return_lse=True)),
+            "out, lse": (11, lambda: numba_fa.attention(q, k, v, out=out, return_lse=True)),
             "padding, alibi": (12, lambda: numba_fa.attention(q, k, v, mask=padding, bias=alibi)),
-            "Plan.run": (8, lambda: plan.run(q, k, v, out)),
-            "Plan.run, lse": (9, lambda: plan.run(q, k, v, out, lse)),
-            "Plan.run, padding": (8, lambda: padded.run(q, k, v, out)),
+            "Plan.run": (6, lambda: plan.run(q, k, v, out)),
+            "Plan.run, lse": (6, lambda: plan.run(q, k, v, out, lse)),
+            "Plan.run, padding": (6, lambda: padded.run(q, k, v, out)),
         }
         counts = {}
         for name, (_, call) in calls.items():
@@ -145,6 +145,55 @@ def test_a_gradient_of_a_bias_is_recorded_or_refused():
         plan.run(*QKV, torch.empty_like(QKV[0]))
     with pytest.raises(UnsupportedError, match="alibi's slopes requires grad"):
         numba_fa.plan(*QKV, bias=bias)
+
+
+def test_a_gradient_is_wanted_after_a_call_without_grad_mode():
+    """Torch's quick test, made when grad mode was off, would let the same tensors pass when it is on."""
+    q, k, v = (x.clone().requires_grad_() for x in QKV)
+    plan, out = numba_fa.plan(*QKV), torch.empty_like(QKV[0])
+    with torch.no_grad():
+        for _ in range(3):
+            numba_fa.attention(q, k, v)
+            plan.run(q, k, v, out)
+    assert numba_fa.attention(q, k, v).requires_grad
+    with pytest.raises(UnsupportedError, match="grad"):
+        plan.run(q, k, v, out)
+
+
+def test_another_dtype_is_wanted_under_autocast(warm):
+    for _ in range(3):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert numba_fa.attention(*QKV).dtype is torch.bfloat16
+    halves = [x.bfloat16() for x in QKV]
+    for dtype in (torch.bfloat16, torch.float16, torch.bfloat16):
+        with torch.autocast("cpu", dtype=dtype):
+            for _ in range(3):
+                assert numba_fa.attention(*halves).dtype is dtype
+
+
+def test_arrays_of_all_kinds_in_turn(warm):
+    for _ in range(2):
+        with torch.inference_mode():
+            assert numba_fa.attention(*(x.clone() for x in QKV)).is_inference()
+        assert not numba_fa.attention(*QKV).is_inference()
+        assert isinstance(numba_fa.attention(*(x.numpy() for x in QKV)), np.ndarray)
+        with torch.no_grad():
+            numba_fa.attention(*map(torch.nn.Parameter, QKV))
+        outs = [torch.vmap(numba_fa.attention)(*(torch.stack([x, x]) for x in QKV))[0], numba_fa.attention(*QKV)]
+        assert all(close(out, truth(*QKV)) for out in outs)
+
+
+def test_one_array_twice_is_a_call_as_good():
+    """Torch's quick test lets no tensor pass that is there twice."""
+    x, other = torch.randn(2, 5, 4, 16), torch.randn(2, 5, 4, 16)
+    plan = numba_fa.plan(x, x, x)
+    for arrays in [(x, other, other), (x, other, x + 1), (x, x, x), (x, other, x + 1), (x, x, x), (x, x, x)]:
+        assert close(numba_fa.attention(*arrays), truth(*arrays))
+        plan.run(*arrays, out := torch.empty_like(x))
+        assert close(out, truth(*arrays))
+        q = x.clone()
+        assert close(numba_fa.attention(q, *arrays[1:], out=q), truth(*arrays))
+    assert len(api._CALLS) == 2
 
 
 def test_a_forced_family_is_obeyed_after_good_calls(warm, monkeypatch):
@@ -289,6 +338,16 @@ def test_a_plans_faults_are_told_after_good_runs():
     assert close(out, truth(*QKV))
 
 
+def test_a_plan_that_refused_refuses_again():
+    plan, room = numba_fa.plan(*QKV), torch.randn(QKV[0].numel() + 16)
+    q, out = room[:-16].view(QKV[0].shape), room[16:].view(QKV[0].shape)
+    for _ in range(3):
+        plan.run(*QKV, torch.empty_like(q))
+        for _ in range(2):
+            with pytest.raises(ProblemError, match="overlaps q"):
+                plan.run(q, *QKV[1:], out)
+
+
 def test_a_plan_counts_its_writes():
     plan, out = numba_fa.plan(*QKV), torch.empty_like(QKV[0])
     lse = torch.empty(2, 4, 19)
@@ -347,7 +406,7 @@ def test_threads_that_call_at_once():
 
 def test_a_launch_has_the_addresses_of_its_own_call():
     """On a pretended GPU, whose tensor maps begin with their address: what the driver is given, read as it reads it."""
-    from numba_fa.testing.host_cost import pretended_gpu
+    from numba_fa.testing.host_cost import places_of, pretended_gpu
 
     lengths = [torch.tensor([n], dtype=torch.int32) for n in (60, 50)]
     arrays = [[torch.zeros(1, 64, 2, 64, dtype=torch.bfloat16) for _ in range(3)] for _ in range(2)]
@@ -355,7 +414,7 @@ def test_a_launch_has_the_addresses_of_its_own_call():
         for _ in range(2):
             for (q, k, v), length in zip(arrays, lengths):
                 out, lse = numba_fa.attention(q, k, v, mask=numba_fa.KeyPadding(length), return_lse=True)
-                places = (ctypes.c_void_p * 17).from_address(launches[-1][9])
+                places = places_of(launches[-1], 17)
                 words = [ctypes.c_int64.from_address(place).value for place in places]
                 assert words[:5] == [x.data_ptr() for x in (q, k, v, out, lse)]
                 assert words[12:] == [0, 0, 1, 4, length.data_ptr()]

@@ -16,7 +16,9 @@ from numba_fa.testing.programs import PROGRAMS, Sizes
 REPLACED = {
     ("CUDATypingContext", "refresh"), ("CUDATargetContext", "refresh"), ("Function", "get_call_type"),
     ("PostProcessor", "run"), ("Inst", "_rec_list_vars"), ("TargetConfig", "values"),
-    ("CUDATargetContext", "get_abi_sizeof"), ("CUDALower", "delvar"),
+    ("CUDATargetContext", "get_abi_sizeof"), ("CUDALower", "delvar"), ("numba.cuda.utils", "pysignature"),
+    ("CUDATypingContext", "resolve_value_type"), ("PassManager", "_runPass"),
+    ("numba.cuda.core.analysis", "compute_use_defs"), ("numba.cuda.lowering", "compute_use_defs"),
 }  # fmt: skip
 
 

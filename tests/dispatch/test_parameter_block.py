@@ -184,37 +184,82 @@ def test_blocks_of_a_template_are_apart(template):
     assert ctypes.c_int64.from_address(addresses_of(second, 2)[1]).value == 7
 
 
+def launcher(monkeypatch, signature, arguments, launch_kernel, current=lambda room: 0):
+    """A launch of a kernel on a device whose driver's functions are these and whose context is number 0."""
+    monkeypatch.setattr(launch, "driver_calls", lambda device: (launch_kernel, current, 0))
+    kernel = LoadedKernel(SimpleNamespace(threads=32, shared_bytes=9), None, 1 << 40)
+    return launch.make_prepare(kernel, signature, (7, 8, 9), HOPPER)(arguments)
+
+
 def test_threads_that_launch_at_once_disturb_no_other(monkeypatch):
     """A driver that looks at the parameters late sees those of its own call."""
-    from cuda.bindings import driver
+    seen = []
 
-    seen, success = [], (driver.CUresult.CUDA_SUCCESS,)
-
-    def slow_launch(function, *rest):
+    def slow_launch(config, function, table, extra):
         time.sleep(0.002)
-        address = ctypes.c_void_p.from_address(rest[8]).value
-        seen.append((rest[7], ctypes.c_int64.from_address(address).value))
-        return success
+        seen.append((config._obj.stream, ctypes.c_int64.from_address(table._obj[0]).value))
+        return 0
 
-    monkeypatch.setattr(driver, "cuLaunchKernel", slow_launch)
-    monkeypatch.setattr(launch, "_make_current", lambda device: lambda: None)
-    kernel = LoadedKernel(SimpleNamespace(threads=32, shared_bytes=0), None, 0)
-    enqueue = launch.make_prepare(kernel, ("pointer", "int32"), (1, 1, 1), HOPPER)((Address(0), 3))
+    enqueue = launcher(monkeypatch, ("pointer", "int32"), (Address(0), 3), slow_launch)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: enqueue((n,), n), range(40)))
     assert sorted(seen) == [(n, n) for n in range(40)]
 
 
 def test_what_the_driver_refuses_is_an_error(monkeypatch):
-    from cuda.bindings import driver
-
-    refusal = (driver.CUresult.CUDA_ERROR_INVALID_VALUE,)
-    monkeypatch.setattr(driver, "cuLaunchKernel", lambda *arguments: refusal)
-    monkeypatch.setattr(launch, "_make_current", lambda device: lambda: None)
-    kernel = LoadedKernel(SimpleNamespace(threads=32, shared_bytes=0), None, 0)
-    enqueue = launch.make_prepare(kernel, ("pointer",), (1, 1, 1), HOPPER)((Address(0),))
+    enqueue = launcher(monkeypatch, ("pointer",), (Address(0),), lambda *arguments: 1)
     with pytest.raises(LaunchError, match="CUDA_ERROR_INVALID_VALUE"):
         enqueue((1,), 0)
+
+
+def test_the_drivers_function_is_called_as_c_calls_it(monkeypatch):
+    """A function of C's types stands in: it gets CUlaunchConfig as cuda.h lays it out, and pointers of 64 bits."""
+    seen, made_current = [], []
+    kinds = (ctypes.POINTER(ctypes.c_uint32), ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, *kinds)
+    def launch_kernel(config, function, table, extra):
+        seen.append((config[:7], config[8:14], function, ctypes.c_int64.from_address(table[0]).value, extra))
+        return 0
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_uint64))
+    def get_current(room):
+        room[0] = len(seen)
+        return 0
+
+    monkeypatch.setattr(launch, "_make_current", made_current.append)
+    plain = [ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.cast(f, ctypes.c_void_p).value) for f in (launch_kernel, get_current)]
+    enqueue = launcher(monkeypatch, ("pointer",), (Address(0),), *plain)
+    for at in (1 << 41, 1 << 42):
+        enqueue((at,), 5 << 32)
+    shape, rest = [7, 8, 9, 32, 1, 1, 9], [0, 5, 0, 0, 0, 0]
+    assert seen == [(shape, rest, 1 << 40, at, None) for at in (1 << 41, 1 << 42)]
+    assert made_current == [HOPPER] and ctypes.sizeof(launch.LaunchConfig) == 56
+
+
+def test_a_tensor_map_is_asked_for_as_c_asks(monkeypatch):
+    """A function of cuda.h's types stands in for cuTensorMapEncodeTiled, and writes what it gets where the map belongs."""
+    pointer, words, sizes = ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint32)
+    kinds = (words, ctypes.c_int, ctypes.c_uint32, pointer, words, words, sizes, sizes, *[ctypes.c_int] * 4)
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, *kinds)
+    def encode_tiled(room, kind, rank, address, shape, strides, box, steps, *rest):
+        found = [kind, rank, address, *shape[:4], *strides[:3], *box[:2], *box[2:4], *rest]
+        for i, value in enumerate(found[:16]):
+            room[i] = value
+        assert steps[:4] == [1] * 4 and ctypes.cast(room, pointer).value % 64 == 0
+        return 1 if address == 9 else 0
+
+    plain = ctypes.PYFUNCTYPE(ctypes.c_int)(ctypes.cast(encode_tiled, pointer).value)
+    monkeypatch.setattr(launch, "entry_point", lambda name, since, waits: plain)
+    view = ArrayView(0, (2, 300, 1, 64), (1 << 33, 128, 64, 1), "bfloat16", 2, "cuda:0")
+    encode = launch.encoder(TensorMap(view, 176, 64))
+    for address in (1 << 45, 3):
+        # bfloat16 is 9; no interleave, swizzle of 128 bytes, ...; the axis of length 1 has a stride of 16 bytes
+        expected = [9, 4, address, 64, 300, 1, 2, 256, 16, 1 << 34, 64, 176, 1, 1, 0, 3]
+        assert struct.unpack("<16Q", encode(address)) == tuple(expected)
+    with pytest.raises(LaunchError, match="CUDA_ERROR_INVALID_VALUE"):
+        encode(9)
 
 
 @pytest.mark.parametrize("change", [lambda a: a + 16, lambda a: 16 + a, lambda a: a * 2, lambda a: a // 4, lambda a: a | 1])
