@@ -72,6 +72,12 @@ def scale_rows(count: int, fragment: np.ndarray, factor0: Any, factor1: Any) -> 
     return np.asarray(fragment) * _each_row(count, factor0, factor1)
 
 
+def slope_columns(count: int, fragment: np.ndarray, step: Any) -> np.ndarray:
+    """Each register plus `step` times its column, rounded once."""
+    columns = registers_of(count)[1]
+    return (np.asarray(fragment).astype(np.float64) + np.float64(np.float32(step)) * columns).astype(np.float32)
+
+
 def pack(count: int, dtype: str, fragment: np.ndarray) -> np.ndarray:
     """Neighbours rounded to `dtype`, nearest even, together in one word; every NaN becomes the same one."""
     values = np.asarray(fragment)
@@ -101,4 +107,4 @@ def stmatrix(count: int, dtype: str, fragment: Any, row: int, atom: int, swizzle
     thread.block.threads.meet(("stmatrix", count, dtype), 32, (addresses, pack(count, dtype, fragment)), combine)
 
 
-TWINS = (zeros, row_max, row_sum, exponential, scale_rows, pack, stmatrix)
+TWINS = (zeros, row_max, row_sum, exponential, scale_rows, slope_columns, pack, stmatrix)

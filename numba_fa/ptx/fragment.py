@@ -88,6 +88,19 @@ def make_scale_rows(count: int) -> Any:
     return make("scale_rows", 3, lambda *_: floats(count), generate, parameters=(count,))
 
 
+def make_slope_columns(count: int) -> Any:
+    """slope_columns(fragment, step) -> fragment plus step times each register's column: one multiply-add by a constant."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        result = []
+        for i, value in enumerate(unpack(builder, args[0])):
+            column = ir.Constant(F32, float(column_of(i)))
+            result.append(builder.fma(args[1], column, value) if column_of(i) else value)
+        return pack(context, builder, signature.return_type, result)
+
+    return make("slope_columns", 2, lambda *_: floats(count), generate, parameters=(count,))
+
+
 def make_pack(count: int, dtype: str) -> Any:
     """pack(fragment) -> count // 2 words, neighbours in a row rounded to `dtype` together."""
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from numba_fa.flash.line import Line
 from numba_fa.flash.program import Program
 from numba_fa.flash.sink import make_join_sink
 from numba_fa.jit import cuda, device, int32
@@ -24,7 +25,7 @@ from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, SECOND, S
 _WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
 
 
-def make_consumer(shape: Shape, program: Program, schedule: tuple[Any, Any]) -> Any:
+def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: tuple[Any, Any]) -> Any:
     """consume(out, lse, base, barriers, consumer, tiles, heads, batch, seqlen_q, seqlen_k, together, scale, aux)."""
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES = key.block_m, key.block_n, key.stages
@@ -44,11 +45,13 @@ def make_consumer(shape: Shape, program: Program, schedule: tuple[Any, Any]) -> 
     wait_scores, wait_first, wait_output = make_wait(SCORES, 1), make_wait(SCORES, 0), make_wait(OUTPUTS, 0)
     wait_last = make_wait(OUTPUTS, 1 if EARLY else 0)
     zeros, scale_rows = make_zeros(OUTPUTS), make_scale_rows(OUTPUTS)
-    judge_first, judge = [make_judge(SCORES, program, ragged=ragged, fast=key.dtype == "bf16") for ragged in (True, False)]
+    judge_first, judge = [
+        make_judge(SCORES, program, line, ragged=ragged, fast=key.dtype == "bf16") for ragged in (True, False)
+    ]
     pack = make_pack(SCORES, key.dtype)
-    first_softmax, softmax, quad_sum = make_softmax(SCORES)
+    first_softmax, softmax, quad_sum = make_softmax(SCORES, lifted=line is not None)
     write_out, write_lse = make_epilogue(shape)
-    exponent_scale, join_sink = make_exponent_scale(program), make_join_sink(program)
+    exponent_scale, join_sink = make_exponent_scale(program, line), make_join_sink(program)
     turn_at, place = schedule
 
     @device
@@ -103,7 +106,7 @@ def make_consumer(shape: Shape, program: Program, schedule: tuple[Any, Any]) -> 
             if lane_0:
                 mbarrier_arrive(full + EMPTY)
             start = int32((word >> BLOCK) * BLOCK_N + column)
-            scores = judge_first(scores, scale, word & mine, index, head, q0, q1, start, seqlen_k - 1, aux)
+            scores, _, _ = judge_first(scores, scale, word & mine, index, head, q0, q1, start, seqlen_k - 1, aux)
             scores, max0, max1, sum0, sum1 = first_softmax(scores, scale_log2)
             weights = pack(scores)
             output = zeros()
@@ -126,8 +129,10 @@ def make_consumer(shape: Shape, program: Program, schedule: tuple[Any, Any]) -> 
                 if lane_0:
                     mbarrier_arrive(full + EMPTY)
                 start = int32((word >> BLOCK) * BLOCK_N + column)
-                scores = judge(scores, scale, word & mine, index, head, q0, q1, start, seqlen_k - 1, aux)
-                scores, max0, max1, sum0, sum1, moved, keep0, keep1 = softmax(scores, max0, max1, sum0, sum1, scale_log2)
+                scores, lift0, lift1 = judge(scores, scale, word & mine, index, head, q0, q1, start, seqlen_k - 1, aux)
+                scores, max0, max1, sum0, sum1, moved, keep0, keep1 = softmax(
+                    scores, lift0, lift1, max0, max1, sum0, sum1, scale_log2
+                )
                 if not PINGPONG:  # else the assembler waits before the exponentials: 0.90x at head_dim 64, seqlen 8192
                     bar_warp_sync(~(float_to_bits(sum0 + sum1) & (word >> 31)))
                 output = wait_output(output)

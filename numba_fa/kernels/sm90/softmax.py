@@ -15,33 +15,38 @@ from numba_fa.ptx.warp import shfl_bfly, vote_any
 _LEEWAY = np.float32(8)
 
 
-def make_softmax(count: int) -> tuple[Any, Any, Any]:
+def make_softmax(count: int, *, lifted: bool) -> tuple[Any, Any, Any]:
     """(first_softmax, softmax, quad_sum) for fragments of `count` registers.
 
     first_softmax(scores, scale_log2) -> (exponentials, max0, max1, their sums over this thread's columns sum0, sum1).
-    softmax(scores, max0, max1, sum0, sum1, scale_log2) -> (exponentials, max0, max1, sum0, sum1, whether a maximum of
-    the warp moved, and then the factors keep0, keep1 that bring what was summed before to the new ones). quad_sum(x): over
-    the four threads that share a row.
+    softmax(scores, lift0, lift1, max0, max1, sum0, sum1, scale_log2) -> (exponentials, max0, max1, sum0, sum1, whether a
+    maximum of the warp moved, and then the factors keep0, keep1 that bring what was summed before to the new ones).
+    lifted: whether lift0 and lift1 are still to be added to this thread's scores of the rows; else they are 0. quad_sum(x):
+    over the four threads that share a row.
     """
     row_max, row_sum, exponential = make_row_max(count), make_row_sum(count), make_exponential(count)
+    LIFTED = lifted
 
     @device
-    def highest(scores, max0, max1):
-        new = row_max(scores, max0, max1)
-        new0 = fmax(new[0], shfl_bfly(new[0], 1))
-        new1 = fmax(new[1], shfl_bfly(new[1], 1))
-        return fmax(new0, shfl_bfly(new0, 2)), fmax(new1, shfl_bfly(new1, 2))
+    def quad_max(top0, top1):
+        top0 = fmax(top0, shfl_bfly(top0, 1))
+        top1 = fmax(top1, shfl_bfly(top1, 1))
+        return fmax(top0, shfl_bfly(top0, 2)), fmax(top1, shfl_bfly(top1, 2))
 
     @device
     def first_softmax(scores, scale_log2):
-        max0, max1 = highest(scores, NEG_INF, NEG_INF)
+        tops = row_max(scores, NEG_INF, NEG_INF)
+        max0, max1 = quad_max(tops[0], tops[1])
         scores = exponential(scores, scale_log2, shift_of(max0, scale_log2), shift_of(max1, scale_log2))
         sums = row_sum(scores)
         return scores, max0, max1, sums[0], sums[1]
 
     @device
-    def softmax(scores, max0, max1, sum0, sum1, scale_log2):
-        new0, new1 = highest(scores, max0, max1)
+    def softmax(scores, lift0, lift1, max0, max1, sum0, sum1, scale_log2):
+        low0 = max0 - lift0  # the maxima as this thread's scores see them
+        low1 = max1 - lift1
+        tops = row_max(scores, low0, low1)
+        new0, new1 = quad_max(tops[0] + lift0, tops[1] + lift1) if LIFTED else quad_max(tops[0], tops[1])
         keep0 = ONE
         keep1 = ONE
         rise = fmax((new0 - max0) * scale_log2, (new1 - max1) * scale_log2)
@@ -53,7 +58,9 @@ def make_softmax(count: int) -> tuple[Any, Any, Any]:
             max1 = new1
             sum0 = sum0 * keep0
             sum1 = sum1 * keep1
-        scores = exponential(scores, scale_log2, shift_of(max0, scale_log2), shift_of(max1, scale_log2))
+            low0 = max0 - lift0
+            low1 = max1 - lift1
+        scores = exponential(scores, scale_log2, shift_of(low0, scale_log2), shift_of(low1, scale_log2))
         sums = row_sum(scores)
         return scores, max0, max1, sum0 + sums[0], sum1 + sums[1], moved, keep0, keep1
 
