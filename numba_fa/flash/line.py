@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import starmap
+from itertools import product, starmap
 from typing import Any
 
 from numba_fa.flash.program import make_program
@@ -81,7 +81,8 @@ def _straight(bends: int) -> str:
     """Whether each bend has one sign at all corners of the tile, and so everywhere: up to there, all is linear."""
     signs = []
     for n in range(bends):
-        corners = ", ".join(f"bend{n}(b, h, {q}, {kv}, aux)" for q in ("q_first", "q_last") for kv in ("kv_first", "kv_last"))
+        tile = product(("q_first", "q_last"), ("kv_first", "kv_last"))
+        corners = ", ".join(f"bend{n}(b, h, {q_idx}, {kv_idx}, aux)" for q_idx, kv_idx in tile)
         signs.append(f"(min({corners}) > 0.0 or max({corners}) < 0.0)")
     return " and ".join(signs) or "True"
 
@@ -105,8 +106,8 @@ def _refuse(*_: Any) -> Any:
 class _Number:
     """A number that writes itself down, as expressions.
 
-    value: what it is. unit: that times `unit`. steps: what a key adds to it, the sum of coefficients, each with bends that it
-    takes the sign of. placed: whether it depends on q_idx or kv_idx; then it is linear in both until one of `bends` changes
+    value: what it is. unit: that times `unit`. steps: what a key adds to it, the sum of coefficients, each with bends that
+    it takes the sign of. placed: whether it depends on q_idx or kv_idx; it is linear in both until one of `bends` changes
     its sign. scored: whether it is the score and something more, which the expressions are ("" is nothing more).
     """
 

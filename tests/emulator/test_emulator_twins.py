@@ -99,7 +99,7 @@ def test_fragment_twins_agree_with_a_matrix(dtype, half):
     mine = fragments_of(tile)[thread]
     rows, columns = (17, 25), sorted(8 * j + 2 + i for j in range(n // 8) for i in (0, 1))
     twin = {name: twin_of(getattr(fragment, f"make_{name}")(n // 2)) for name in
-            ("row_max", "row_sum", "exponential", "scale_rows")}  # fmt: skip
+            ("row_max", "row_sum", "exponential", "scale_rows", "slope_columns")}  # fmt: skip
     part = tile[np.ix_(rows, columns)]
     lowest = np.float32(-np.inf)
     assert twin["row_max"](mine, lowest, np.float32(9)) == (part[0].max(), 9)
@@ -113,5 +113,7 @@ def test_fragment_twins_agree_with_a_matrix(dtype, half):
     power = np.exp2(part * 2 - np.array([[1], [3]]))
     np.testing.assert_allclose(twin["exponential"](mine, np.float32(2), 1, 3), tile_with(power), rtol=1e-5)
     assert np.array_equal(twin["scale_rows"](mine, np.float32(2), np.float32(4)), tile_with(part * [[2], [4]]))
+    sloped = part + np.float32(0.3) * (np.array(columns, np.float32) - 2)  # 2: this thread's first column
+    np.testing.assert_allclose(twin["slope_columns"](mine, np.float32(0.3)), tile_with(sloped), rtol=1e-6)
     packed = twin_of(fragment.make_pack(n // 2, dtype))(mine)
     assert np.array_equal(packed.view(half), mine.astype(half)) and packed.dtype == np.uint32

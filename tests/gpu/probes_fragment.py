@@ -24,6 +24,7 @@ from numba_fa.ptx.fragment import (
     make_row_max,
     make_row_sum,
     make_scale_rows,
+    make_slope_columns,
     make_zeros,
 )
 from numba_fa.ptx.math import ex2_approx, fmax, lg2_approx, rcp_approx
@@ -88,6 +89,16 @@ def fragment_probes():
     factors = np.where(second, np.float32(0.3), thread.astype(np.float32))
     with np.errstate(all="ignore"):
         yield on_fragments("scale_rows", scaled, COUNT, values * factors, values=values)
+
+    slope_columns = make_slope_columns(COUNT)
+
+    @device
+    def sloped(fragment, thread):
+        return slope_columns(fragment, np.float32(thread) * np.float32(0.3))
+
+    steps = thread.astype(np.float32) * np.float32(0.3)
+    with np.errstate(all="ignore"):
+        yield on_fragments("slope_columns", sloped, COUNT, values.astype(np.float64) + steps * column, values=values)
 
     @device
     def largest(fragment, thread):

@@ -11,9 +11,6 @@ from numba_fa.ptx.elementwise import make_keep, make_map, real, scalars, to_floa
 from numba_fa.ptx.fragment import make_scale_rows, make_slope_columns
 from numba_fa.ptx.math import rcp_approx
 
-# The least scale that scores are divided by: far below any that is used, and no bias overflows float32 for it.
-LEAST_SCALE = 1e-18
-
 
 def make_judge(count: int, program: Program, line: Line | None, *, ragged: bool, fast: bool) -> Any:
     """judge(scores, scale, judged, index, head, q0, q1, start, last_key, aux) -> (scores, lift0, lift1).

@@ -13,8 +13,8 @@ from numba_fa.ptx.memory import st_shared_u32
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
 from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, SECOND, SLOT, message_offset, ring_offset
 
-# A message says of a key tile: bits 0 to 2, whether consumer 0, 1, 2 must judge it by element; whether it is the last of its tile of
-# queries; from BLOCK up, its number.
+# A message says of a key tile: bits 0 to 2, whether consumer 0, 1, 2 must judge it by element; whether it is the last of its
+# tile of queries; from BLOCK up, its number.
 LAST, BLOCK = 8, 4
 
 
