@@ -44,11 +44,11 @@ def zeros(count: int) -> np.ndarray:
     return np.zeros(count, np.float32)
 
 
-def row_max(count: int, fragment: np.ndarray, start0: np.float32, start1: np.float32) -> tuple[Any, Any]:
-    """Maximum of each row and its start; like max.f32, NaN only where all are NaN."""
-    values = np.asarray(fragment)
-    row0, row1 = (np.fmax.reduce(values[row]) for row in _rows(count))
-    return np.fmax(row0, np.float32(start0)), np.fmax(row1, np.float32(start1))
+def row_max(count: int, nan: bool, fragment: np.ndarray, start0: np.float32, start1: np.float32) -> tuple[Any, Any]:
+    """Maximum of each row and its start; like max.f32, NaN only where all are NaN, or, if `nan`, where one is."""
+    values, larger = np.asarray(fragment), np.maximum if nan else np.fmax
+    row0, row1 = (larger.reduce(values[row]) for row in _rows(count))
+    return larger(row0, np.float32(start0)), larger(row1, np.float32(start1))
 
 
 def row_sum(count: int, fragment: np.ndarray) -> tuple[Any, Any]:
@@ -86,6 +86,11 @@ def pack(count: int, dtype: str, fragment: np.ndarray) -> np.ndarray:
     return halves.view(np.uint32)
 
 
+def pack_nothing(count: int, fragment: np.ndarray, zero: int) -> np.ndarray:
+    """Words of 0."""
+    return np.full(count // 2, zero, np.uint32)
+
+
 def stmatrix(count: int, dtype: str, fragment: Any, row: int, atom: int, swizzle: int, half: int) -> None:
     """The warp stores its 16 rows: lane l gives the address of row l % 8 of 8x8 matrix l // 8, four at a time."""
     thread = current()
@@ -107,4 +112,4 @@ def stmatrix(count: int, dtype: str, fragment: Any, row: int, atom: int, swizzle
     thread.block.threads.meet(("stmatrix", count, dtype), 32, (addresses, pack(count, dtype, fragment)), combine)
 
 
-TWINS = (zeros, row_max, row_sum, exponential, scale_rows, slope_columns, pack, stmatrix)
+TWINS = (zeros, row_max, row_sum, exponential, scale_rows, slope_columns, pack, pack_nothing, stmatrix)
