@@ -41,12 +41,12 @@ def make_producer(shape: Shape, program: Program, line: Line | None, schedule: t
     @device
     def plain(index, head, first, last, start, end, aux):
         """Whether no element is judged by itself: all are seen, and biases are a line, if ever they are one."""
-        answer = seen_whole(position(index), position(head), position(first), position(last), position(start),
-                            position(end), scalars(aux))  # fmt: skip
-        if LINE:
-            return answer and straight(position(index), position(head), position(first), position(last), position(start),
-                                       position(end), scalars(aux))  # fmt: skip
-        return answer
+        if LINE:  # first: behind the loop over a block mask's table it spilled 44 bytes
+            if not straight(position(index), position(head), position(first), position(last), position(start),
+                            position(end), scalars(aux)):  # fmt: skip
+                return False
+        return seen_whole(position(index), position(head), position(first), position(last), position(start),
+                          position(end), scalars(aux))  # fmt: skip
 
     @device
     def to_judge(index, head, first, last, block, seqlen_k, aux):
