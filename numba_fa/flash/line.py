@@ -171,6 +171,12 @@ class _Number:
             raise _Bent
         return self * _Number(f"(1.0 / {other.value})", self.bends)
 
+    def __pow__(self, other: Any) -> _Number:
+        other = self.of(other)
+        if self.placed or self.scored or other.placed or other.scored:
+            raise _Bent
+        return _Number(f"({self.value} ** {other.value})", self.bends)
+
     def __abs__(self) -> _Number:
         if self.scored:
             raise _Bent
@@ -193,6 +199,9 @@ class _Number:
 
     def __rtruediv__(self, other: Any) -> _Number:
         return self.of(other) / self
+
+    def __rpow__(self, other: Any) -> _Number:
+        return self.of(other) ** self
 
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = _refuse  # type: ignore[assignment]
 

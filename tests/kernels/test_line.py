@@ -42,7 +42,11 @@ def bend_in_bend(score, b, h, i, j, slopes):
     return 2 - slopes[h] * abs(abs(i - j) - 4) + score
 
 
-LINES = [no_positions, no_bends, alibi, sign_of_all, two_bends, bend_in_bend]
+def powers(score, b, h, i, j):
+    return score - 2.0 ** (-(h + 1) / 2) * abs(i - j) + (b + 1) ** 2
+
+
+LINES = [powers, no_positions, no_bends, alibi, sign_of_all, two_bends, bend_in_bend]
 OTHERS = [
     lambda s, b, h, i, j: s * 2,
     lambda s, b, h, i, j: -s,
