@@ -44,11 +44,11 @@ def zeros(count: int) -> np.ndarray:
     return np.zeros(count, np.float32)
 
 
-def row_max(count: int, fragment: np.ndarray, start0: np.float32, start1: np.float32) -> tuple[Any, Any]:
-    """Maximum of each row and its start; like max.f32, NaN only where all are NaN."""
-    values = np.asarray(fragment)
-    row0, row1 = (np.fmax.reduce(values[row]) for row in _rows(count))
-    return np.fmax(row0, np.float32(start0)), np.fmax(row1, np.float32(start1))
+def row_max(count: int, nan: bool, fragment: np.ndarray, start0: np.float32, start1: np.float32) -> tuple[Any, Any]:
+    """Maximum of each row and its start; like max.f32, NaN only where all are NaN, or, if `nan`, where one is."""
+    values, larger = np.asarray(fragment), np.maximum if nan else np.fmax
+    row0, row1 = (larger.reduce(values[row]) for row in _rows(count))
+    return larger(row0, np.float32(start0)), larger(row1, np.float32(start1))
 
 
 def row_sum(count: int, fragment: np.ndarray) -> tuple[Any, Any]:
@@ -72,12 +72,23 @@ def scale_rows(count: int, fragment: np.ndarray, factor0: Any, factor1: Any) -> 
     return np.asarray(fragment) * _each_row(count, factor0, factor1)
 
 
+def slope_columns(count: int, fragment: np.ndarray, step: Any) -> np.ndarray:
+    """Each register plus `step` times its column, rounded once."""
+    columns = registers_of(count)[1]
+    return (np.asarray(fragment).astype(np.float64) + np.float64(np.float32(step)) * columns).astype(np.float32)
+
+
 def pack(count: int, dtype: str, fragment: np.ndarray) -> np.ndarray:
     """Neighbours rounded to `dtype`, nearest even, together in one word; every NaN becomes the same one."""
     values = np.asarray(fragment)
     halves = values.astype(_HALF[dtype]).view(np.uint16)
     halves[np.isnan(values)] = _NAN
     return halves.view(np.uint32)
+
+
+def pack_nothing(count: int, fragment: np.ndarray, zero: int) -> np.ndarray:
+    """Words of 0."""
+    return np.full(count // 2, zero, np.uint32)
 
 
 def stmatrix(count: int, dtype: str, fragment: Any, row: int, atom: int, swizzle: int, half: int) -> None:
@@ -101,4 +112,4 @@ def stmatrix(count: int, dtype: str, fragment: Any, row: int, atom: int, swizzle
     thread.block.threads.meet(("stmatrix", count, dtype), 32, (addresses, pack(count, dtype, fragment)), combine)
 
 
-TWINS = (zeros, row_max, row_sum, exponential, scale_rows, pack, stmatrix)
+TWINS = (zeros, row_max, row_sum, exponential, scale_rows, slope_columns, pack, pack_nothing, stmatrix)

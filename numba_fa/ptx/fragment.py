@@ -37,18 +37,22 @@ def make_zeros(count: int) -> Any:
     )  # fmt: skip
 
 
-def make_row_max(count: int) -> Any:
-    """row_max(fragment, start0, start1) -> (max of row r0 and start0, max of row r1 and start1)."""
+def make_row_max(count: int, *, nan: bool = False) -> Any:
+    """row_max(fragment, start0, start1) -> (max of row r0 and start0, max of row r1 and start1).
+
+    nan: one NaN makes the maximum NaN; else numbers are preferred.
+    """
+    text = "max.NaN.f32 $0, $1, $2;" if nan else "max.f32 $0, $1, $2;"
 
     def maximum(builder: Any, a: Any, b: Any) -> Any:
-        return assembly(builder, F32, [a, b], "max.f32 $0, $1, $2;", "=f,f,f", effects=False)
+        return assembly(builder, F32, [a, b], text, "=f,f,f", effects=False)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         values = unpack(builder, args[0])
         result = [maximum(builder, _fold(builder, values, row, maximum), args[1 + row]) for row in (0, 1)]
         return pack(context, builder, signature.return_type, result)
 
-    return make("row_max", 3, lambda *_: floats(2), generate, parameters=(count,))
+    return make("row_max", 3, lambda *_: floats(2), generate, parameters=(count, nan))
 
 
 def make_row_sum(count: int) -> Any:
@@ -88,6 +92,19 @@ def make_scale_rows(count: int) -> Any:
     return make("scale_rows", 3, lambda *_: floats(count), generate, parameters=(count,))
 
 
+def make_slope_columns(count: int) -> Any:
+    """slope_columns(fragment, step) -> fragment plus step times each register's column: one multiply-add by a constant."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        result = []
+        for i, value in enumerate(unpack(builder, args[0])):
+            column = ir.Constant(F32, float(column_of(i)))
+            result.append(builder.fma(args[1], column, value) if column_of(i) else value)
+        return pack(context, builder, signature.return_type, result)
+
+    return make("slope_columns", 2, lambda *_: floats(count), generate, parameters=(count,))
+
+
 def make_pack(count: int, dtype: str) -> Any:
     """pack(fragment) -> count // 2 words, neighbours in a row rounded to `dtype` together."""
 
@@ -95,6 +112,20 @@ def make_pack(count: int, dtype: str) -> Any:
         return pack(context, builder, signature.return_type, _packed(builder, unpack(builder, args[0]), dtype))
 
     return make("pack", 1, lambda *_: words(count // 2), generate, parameters=(count, dtype))
+
+
+def make_pack_nothing(count: int) -> Any:
+    """pack_nothing(fragment, zero) -> count // 2 words, all `zero`, which is 0.
+
+    One instruction a word, on a value that the compiler does not know: constants would be set before the branch, for all.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        zero = cast(builder, args[1], "r")
+        result = [builder.and_(builder.bitcast(value, I32), zero) for value in unpack(builder, args[0])[::2]]
+        return pack(context, builder, signature.return_type, result)
+
+    return make("pack_nothing", 2, lambda *_: words(count // 2), generate, parameters=(count,))
 
 
 def make_stmatrix(count: int, dtype: str) -> Any:

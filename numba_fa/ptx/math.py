@@ -25,4 +25,5 @@ rcp_approx = define(
     Op("rcp_approx", "f", "rcp.approx.ftz.f32 $0, $1;", "f", effects=False),
     twin=lambda x: _flush(np.float32(1) / _flush(x)),
 )
+fmax_nan = define(Op("fmax_nan", "ff", "max.NaN.f32 $0, $1, $2;", "f", effects=False), twin=np.maximum)
 fmax = define(Op("fmax", "ff", "max.f32 $0, $1, $2;", "f", effects=False), twin=np.fmax)

@@ -29,7 +29,7 @@ def no_step(k):
 # What each factory is called with: by the names of its parameters.
 SAMPLES = {
     "count": 16, "dtype": "fp16", "n": 16, "steps": 1, "a_step": no_step, "b_step": no_step, "pending": 0,
-    "registers": 24, "direction": "dec", "function": no_step, "clamp": True, "bounded": True, "fast": False,
+    "registers": 24, "direction": "dec", "function": no_step, "clamp": True, "bounded": True, "fast": False, "nan": True,
 }  # fmt: skip
 
 
@@ -75,6 +75,7 @@ def test_scalar_twins():
         assert lg2(np.float32(8)) == 3 and lg2(np.float32(0)) == -inf
         assert rcp(np.float32(4)) == 0.25 and rcp(np.float32(0)) == inf
     assert fmax(np.float32(np.nan), np.float32(1)) == 1
+    assert np.isnan(twin_of(math.fmax_nan)(np.float32(np.nan), np.float32(1)))
 
 
 def test_half_conversions():
@@ -99,10 +100,13 @@ def test_fragment_twins_agree_with_a_matrix(dtype, half):
     mine = fragments_of(tile)[thread]
     rows, columns = (17, 25), sorted(8 * j + 2 + i for j in range(n // 8) for i in (0, 1))
     twin = {name: twin_of(getattr(fragment, f"make_{name}")(n // 2)) for name in
-            ("row_max", "row_sum", "exponential", "scale_rows")}  # fmt: skip
+            ("row_max", "row_sum", "exponential", "scale_rows", "slope_columns")}  # fmt: skip
     part = tile[np.ix_(rows, columns)]
     lowest = np.float32(-np.inf)
     assert twin["row_max"](mine, lowest, np.float32(9)) == (part[0].max(), 9)
+    holed = np.where(np.arange(n // 2) == 5, np.nan, mine)
+    for nan, top in ((False, np.delete(part[0], 3).max()), (True, np.nan)):
+        np.testing.assert_equal(twin_of(fragment.make_row_max(n // 2, nan=nan))(holed, lowest, np.float32(9)), (top, 9))
     np.testing.assert_allclose(twin["row_sum"](mine), part.sum(axis=1), rtol=1e-5)
 
     def tile_with(changed):
@@ -113,5 +117,8 @@ def test_fragment_twins_agree_with_a_matrix(dtype, half):
     power = np.exp2(part * 2 - np.array([[1], [3]]))
     np.testing.assert_allclose(twin["exponential"](mine, np.float32(2), 1, 3), tile_with(power), rtol=1e-5)
     assert np.array_equal(twin["scale_rows"](mine, np.float32(2), np.float32(4)), tile_with(part * [[2], [4]]))
+    sloped = part + np.float32(0.3) * (np.array(columns, np.float32) - 2)  # 2: this thread's first column
+    np.testing.assert_allclose(twin["slope_columns"](mine, np.float32(0.3)), tile_with(sloped), rtol=1e-6)
+    assert not twin_of(fragment.make_pack_nothing(n // 2))(mine, 0).any()
     packed = twin_of(fragment.make_pack(n // 2, dtype))(mine)
     assert np.array_equal(packed.view(half), mine.astype(half)) and packed.dtype == np.uint32

@@ -21,12 +21,14 @@ from numba_fa.ptx.elementwise import (
 from numba_fa.ptx.fragment import (
     make_exponential,
     make_pack,
+    make_pack_nothing,
     make_row_max,
     make_row_sum,
     make_scale_rows,
+    make_slope_columns,
     make_zeros,
 )
-from numba_fa.ptx.math import ex2_approx, fmax, lg2_approx, rcp_approx
+from numba_fa.ptx.math import ex2_approx, fmax, fmax_nan, lg2_approx, rcp_approx
 from numba_fa.ptx.memory import bits_to_float, float_to_bits, float_to_half, half_to_float, st_global_f32
 from tests.gpu.probe import Probe
 from tests.gpu.probe_tools import make_gather, make_scatter, make_scatter_words
@@ -89,13 +91,30 @@ def fragment_probes():
     with np.errstate(all="ignore"):
         yield on_fragments("scale_rows", scaled, COUNT, values * factors, values=values)
 
+    slope_columns = make_slope_columns(COUNT)
+
+    @device
+    def sloped(fragment, thread):
+        return slope_columns(fragment, np.float32(thread) * np.float32(0.3))
+
+    steps = thread.astype(np.float32) * np.float32(0.3)
+    with np.errstate(all="ignore"):
+        yield on_fragments("slope_columns", sloped, COUNT, values.astype(np.float64) + steps * column, values=values)
+
     @device
     def largest(fragment, thread):
         return row_max(fragment, np.float32(-np.inf), np.float32(thread - 16))
 
+    row_max_nan = make_row_max(COUNT, nan=True)
+
+    @device
+    def largest_or_nan(fragment, thread):
+        return row_max_nan(fragment, np.float32(-np.inf), np.float32(thread - 16))
+
     starts = np.float32(thread[:, 0] - 16)
-    tops = [np.fmax.reduce(values[:, ~second], axis=1), np.fmax(np.fmax.reduce(values[:, second], axis=1), starts)]
-    yield on_fragments("row_max", largest, 2, np.stack(tops, axis=1), values=values)
+    for name, operation, larger in (("row_max", largest, np.fmax), ("row_max_nan", largest_or_nan, np.maximum)):
+        tops = [larger.reduce(values[:, ~second], axis=1), larger(larger.reduce(values[:, second], axis=1), starts)]
+        yield on_fragments(name, operation, 2, np.stack(tops, axis=1), values=values)
 
     @device
     def total(fragment, thread):
@@ -241,6 +260,14 @@ def pack_probes():
         with np.errstate(over="ignore"):
             truth = canonical(values.astype(half).view(np.uint16), half)
         yield Probe(f"pack_{dtype}", source, [values, out], {1: truth})
+    nothing, scatter = make_pack_nothing(COUNT), make_scatter_words(COUNT // 2)
+
+    @device
+    def no_words(fragment):
+        return nothing(fragment, int32(cuda.threadIdx.x >> 5))
+
+    source = KernelSource(_pack_kernel(gather, no_words, scatter), ("float32*", "uint16*"), 32, 0)
+    yield Probe("pack_nothing", source, [values, out], {1: np.zeros((32, COUNT), np.uint16)})
 
 
 def _pack_kernel(gather, pack, scatter):
@@ -285,12 +312,17 @@ def scalar_probes():
     truth = {at: value.astype(np.float32) for at, value in truth.items()}
     yield Probe("mathematics", source, [x, *outs, n], truth, rtol=APPROXIMATE, atol=APPROXIMATE / 2)
 
+    for name, larger, truth in (("fmax", fmax, np.fmax), ("fmax_nan", fmax_nan, np.maximum)):
+        source = KernelSource(_maxima(larger), ("float32*", "pointer", "int32"), 64, 0)
+        yield Probe(name, source, [x, np.full(n, 7, np.float32), n], {1: truth(x, x[::-1])})
+
+
+def _maxima(larger):
     def maxima(x, out, count):
         for i in range(cuda.threadIdx.x, count, cuda.blockDim.x):
-            st_global_f32(out + 4 * i, fmax(x[i], x[count - 1 - i]))
+            st_global_f32(out + 4 * i, larger(x[i], x[count - 1 - i]))
 
-    source = KernelSource(maxima, ("float32*", "pointer", "int32"), 64, 0)
-    yield Probe("fmax", source, [x, np.full(n, 7, np.float32), n], {1: np.fmax(x, x[::-1])})
+    return maxima
 
 
 def conversion_probes():

@@ -7,6 +7,7 @@ after tile, and the next tile's loads run under this one's epilogue.
 """
 
 from numba_fa.dispatch.key import DispatchKey
+from numba_fa.flash.line import make_line
 from numba_fa.flash.program import make_program
 from numba_fa.jit import KernelSource, cuda, device, int32, int64, uint8
 from numba_fa.kernels.sm90.consumer import make_consumer
@@ -31,9 +32,9 @@ def make_forward(key: DispatchKey) -> KernelSource:
     there is no bias; the program's launch arguments.
     """
     shape = Shape(key)
-    program = make_program(key.mask, key.bias, device)
+    program, line = make_program(key.mask, key.bias, device), make_line(key.mask, key.bias, device)
     schedule = device(turn_of), device(locate)
-    produce, consume = make_producer(shape, program, schedule), make_consumer(shape, program, schedule)
+    produce, consume = make_producer(shape, program, line, schedule), make_consumer(shape, program, line, schedule)
     BLOCK_M, STAGES, CONSUMERS = key.block_m, key.stages, shape.warpgroups
     BARRIERS, RING, SLOTS, ALIGN = shape.barrier_offset, ring_offset(shape.held), shape.held, SWIZZLE_ALIGNMENT - 1
     shrink = make_setmaxnreg(shape.registers[0], "dec")

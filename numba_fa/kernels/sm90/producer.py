@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from numba_fa.flash.line import Line
 from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.shape import Shape
@@ -12,12 +13,12 @@ from numba_fa.ptx.memory import st_shared_u32
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
 from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, SECOND, SLOT, message_offset, ring_offset
 
-# A message says of a key tile: bits 0 to 2, whether consumer 0, 1, 2 must mask it; whether it is the last of its tile of
-# queries; from BLOCK up, its number.
+# A message says of a key tile: bits 0 to 2, whether consumer 0, 1, 2 must judge it by element; whether it is the last of its
+# tile of queries; from BLOCK up, its number.
 LAST, BLOCK = 8, 4
 
 
-def make_producer(shape: Shape, program: Program, schedule: tuple[Any, Any]) -> Any:
+def make_producer(shape: Shape, program: Program, line: Line | None, schedule: tuple[Any, Any]) -> Any:
     """produce(q, k, v, base, barriers, tiles, heads, heads_kv, batch, seqlen_q, seqlen_k, together, aux) loads all tiles."""
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES, ATOMS, CONSUMERS = key.block_m, key.block_n, key.stages, shape.atoms, shape.warpgroups
@@ -25,6 +26,8 @@ def make_producer(shape: Shape, program: Program, schedule: tuple[Any, Any]) -> 
     K_OFFSET, V_OFFSET = shape.k_offset, shape.v_offset
     RING, MESSAGES = ring_offset(shape.held), message_offset(shape.held, key.stages)
     visible_up_to, seen_whole = program.reach, program.whole
+    straight = line.straight if line else None
+    LINE = line is not None
     # A verdict that loops over a table is asked once a tile: asked for each consumer it takes more registers than there are.
     PARTS = 1 if "block" in key.mask else CONSUMERS
     ROWS, MINE = BLOCK_M // PARTS, 1 if PARTS == CONSUMERS else (1 << CONSUMERS) - 1
@@ -36,20 +39,25 @@ def make_producer(shape: Shape, program: Program, schedule: tuple[Any, Any]) -> 
                                       scalars(aux)))  # fmt: skip
 
     @device
-    def whole(index, head, first, last, start, end, aux):
+    def plain(index, head, first, last, start, end, aux):
+        """Whether no element is judged by itself: all are seen, and biases are a line, if ever they are one."""
+        if LINE:  # first: behind the loop over a block mask's table it spilled 44 bytes
+            if not straight(position(index), position(head), position(first), position(last), position(start),
+                            position(end), scalars(aux)):  # fmt: skip
+                return False
         return seen_whole(position(index), position(head), position(first), position(last), position(start),
                           position(end), scalars(aux))  # fmt: skip
 
     @device
-    def to_mask(index, head, first, last, block, seqlen_k, aux):
-        """One bit a consumer: whether a query of its 64 may not see a key of the tile."""
+    def to_judge(index, head, first, last, block, seqlen_k, aux):
+        """One bit a consumer: whether a query of its 64 may not see a key of the tile, or its biases are bent there."""
         start = block * BLOCK_N
         end = start + BLOCK_N - 1
         bits = 0
         for part in range(PARTS):
             top = min(first + part * ROWS, last)
             bottom = min(first + part * ROWS + ROWS - 1, last)
-            if end >= seqlen_k or not whole(index, head, top, bottom, start, end, aux):
+            if end >= seqlen_k or not plain(index, head, top, bottom, start, end, aux):
                 bits |= MINE << part
         return bits
 
@@ -94,7 +102,7 @@ def make_producer(shape: Shape, program: Program, schedule: tuple[Any, Any]) -> 
             while kv_idx >= 0:
                 block = int32(kv_idx // BLOCK_N)
                 start = int32(block * BLOCK_N)
-                word = int32(block << BLOCK | to_mask(index, head, first, last, block, seqlen_k, aux))
+                word = int32(block << BLOCK | to_judge(index, head, first, last, block, seqlen_k, aux))
                 kv_idx = int32(reach(index, head, first, last, start - 1, aux) if start > 0 else -1)
                 if kv_idx < 0:
                     word |= LAST

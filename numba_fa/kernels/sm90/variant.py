@@ -18,6 +18,8 @@ _L2_BYTES = 12 << 20
 # Below this, uneven blocks lose more than overlapping epilogues with loads gains (docs/findings/0002).
 _EVEN = 0.95
 _LOG2_E = math.log2(math.e)
+# Biases may be divided by the scale (`judge.py`), which must not overflow. Below this no score shows beside a bias.
+_LEAST_SCALE = 1e-28
 
 
 def _key_for(dtype: str, head_dim: int, mask: str, bias: str) -> DispatchKey:
@@ -54,7 +56,7 @@ def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[obje
         problem.seqlen_q,
         problem.seqlen_k,
         _together(problem),
-        problem.scale if problem.biases else problem.scale * _LOG2_E,
+        max(problem.scale, _LEAST_SCALE) if problem.biases else problem.scale * _LOG2_E,
     )
 
 
