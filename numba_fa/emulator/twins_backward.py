@@ -21,17 +21,28 @@ def keep_from(count: int, fragment: np.ndarray, start0: int, start1: int) -> np.
     return np.where(registers_of(count)[1] >= _each_row(count, start0, start1, np.int64), np.asarray(fragment), _NEG_INF)
 
 
-def column_exponential(count: int, fragment: np.ndarray, scale: Any, address: int) -> np.ndarray:
+def column_values(count: int, address: int) -> np.ndarray:
+    """The float32 of each of the thread's columns; HazardError where it has not come."""
+    pairs = int(address) + 32 * np.arange(count // 4)[:, None] + 4 * np.arange(2)
+    return _read_words(pairs.reshape(-1), "columns' values")
+
+
+def _of_registers(count: int, values: np.ndarray) -> np.ndarray:
+    """The columns' values, each register's."""
+    return np.tile(np.asarray(values).reshape(-1, 2), 2).reshape(-1)
+
+
+def column_exponential(count: int, fragment: np.ndarray, scale: Any, values: np.ndarray) -> np.ndarray:
     """2 ** (fragment * scale - the column's value), rounded once, denormals flushed."""
-    power = np.asarray(fragment).astype(np.float64) * np.float32(scale) - _column_values(count, address)
+    power = np.asarray(fragment).astype(np.float64) * np.float32(scale) - _of_registers(count, values)
     result = np.exp2(power.astype(np.float32))
     result[result < _TINY] = 0
     return result
 
 
-def column_gradient(count: int, weights: np.ndarray, products: np.ndarray, address: int) -> np.ndarray:
+def column_gradient(count: int, weights: np.ndarray, products: np.ndarray, values: np.ndarray) -> np.ndarray:
     """weights * (products - the column's value)."""
-    return np.asarray(weights) * (np.asarray(products) - _column_values(count, address))
+    return np.asarray(weights) * (np.asarray(products) - _of_registers(count, values))
 
 
 def stmatrix_words(count: int, words: np.ndarray, row: int, atom: int, swizzle: int, half: int) -> None:
@@ -188,12 +199,6 @@ def ticket_set(address: int, value: int) -> None:
     _global(int(address), 4, "ticket_set").view(np.int32)[0] = int(value)
 
 
-def _column_values(count: int, address: int) -> np.ndarray:
-    """Per register the float32 of its column; HazardError where it has not come."""
-    pairs = int(address) + 32 * np.arange(count // 4)[:, None] + 4 * np.arange(2)
-    return np.tile(_read_words(pairs.reshape(-1), "columns' values").reshape(-1, 2), 2).reshape(-1)
-
-
 def _read_words(places: np.ndarray, what: str) -> np.ndarray:
     """The float32 words at shared addresses, as this thread may read them."""
     thread, shared = current().index, current().block.shared
@@ -221,7 +226,7 @@ def _global(address: int, size: int, what: str) -> np.ndarray:
 
 
 TWINS = (
-    keep_from, column_exponential, column_gradient, stmatrix_words, store_quads, share_words, shared_values,
+    keep_from, column_values, column_exponential, column_gradient, stmatrix_words, store_quads, share_words, shared_values,
     gemm_tt, bulk_load, bulk_reduce_add,
     load_words, load_quads, add_quads, store_zero, dot_words, ld_global_f32, ld_global_u16, ticket_wait, ticket_set,
 )  # fmt: skip

@@ -36,36 +36,57 @@ def make_keep_from(count: int) -> Any:
     return make("keep_from", 3, lambda *_: floats(count), generate, parameters=(count,))
 
 
-def make_column_exponential(count: int) -> Any:
-    """column_exponential(fragment, scale, address) -> 2 ** (fragment * scale - the column's value)."""
+def make_column_values(count: int) -> Any:
+    """column_values(address) -> of each of the thread's columns, of a fragment of `count`, its value: count // 2 of them.
+
+    By itself, so that a kernel can ask for them before it waits for the fragment: beside a running product, which reads
+    shared memory too, they take long.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = cast(builder, args[2], "r")
-        values, result = unpack(builder, args[0]), []
+        address, values = cast(builder, args[0], "r"), []
+        result = ir.LiteralStructType([F32, F32])
         for j in range(count // 4):
-            minus = [builder.fsub(ir.Constant(F32, -0.0), value) for value in _column_pair(builder, address, j)]
-            for i in range(4):
-                operands = [values[4 * j + i], args[1], minus[i % 2]]
-                power = assembly(builder, F32, operands, "fma.rn.ftz.f32 $0, $1, $2, $3;", "=f,f,f,f", effects=False)
-                result.append(assembly(builder, F32, [power], "ex2.approx.ftz.f32 $0, $1;", "=f,f", effects=False))
+            text = f"ld.shared.v2.f32 {{$0, $1}}, [$2 + {32 * j}];"
+            pair = assembly(builder, result, [address], text, "=f,=f,r,~{memory}", effects=True)
+            values += [builder.extract_value(pair, half) for half in range(2)]
+        return pack(context, builder, signature.return_type, values)
+
+    return make("column_values", 1, lambda *_: floats(count // 2), generate, parameters=(count,))
+
+
+def make_column_exponential(count: int) -> Any:
+    """column_exponential(fragment, scale, values) -> 2 ** (fragment * scale - the column's value)."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        fragment, result = unpack(builder, args[0]), []
+        minus = [builder.fsub(ir.Constant(F32, -0.0), value) for value in unpack(builder, args[2])]
+        for i, value in enumerate(fragment):
+            operands = [value, args[1], minus[_column(i)]]
+            power = assembly(builder, F32, operands, "fma.rn.ftz.f32 $0, $1, $2, $3;", "=f,f,f,f", effects=False)
+            result.append(assembly(builder, F32, [power], "ex2.approx.ftz.f32 $0, $1;", "=f,f", effects=False))
         return pack(context, builder, signature.return_type, result)
 
     return make("column_exponential", 3, lambda *_: floats(count), generate, parameters=(count,))
 
 
 def make_column_gradient(count: int) -> Any:
-    """column_gradient(weights, products, address) -> weights * (products - the column's value)."""
+    """column_gradient(weights, products, values) -> weights * (products - the column's value)."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = cast(builder, args[2], "r")
-        weights, products, result = unpack(builder, args[0]), unpack(builder, args[1]), []
-        for j in range(count // 4):
-            pair = _column_pair(builder, address, j)
-            for i in range(4 * j, 4 * j + 4):
-                result.append(builder.fmul(weights[i], builder.fsub(products[i], pair[i % 2])))
+        weights, products, values = (unpack(builder, argument) for argument in args)
+        result = [
+            builder.fmul(weight, builder.fsub(product, values[_column(i)]))
+            for i, (weight, product) in enumerate(zip(weights, products, strict=True))
+        ]
         return pack(context, builder, signature.return_type, result)
 
     return make("column_gradient", 3, lambda *_: floats(count), generate, parameters=(count,))
+
+
+def _column(i: int) -> int:
+    """Which of the thread's columns a fragment's register is of: four registers are two columns of two rows."""
+    return i // 4 * 2 + i % 2
 
 
 def make_stmatrix_words(count: int) -> Any:
@@ -128,10 +149,3 @@ def make_shared_values(count: int, dtype: str) -> Any:
 # From one 16-byte piece of a thread to its next: 128 threads of 16 bytes.
 QUAD_STEP = 2048
 
-
-def _column_pair(builder: Any, address: Any, j: int) -> tuple[Any, Any]:
-    """The two float32 of this thread's columns in the j-th group of eight columns."""
-    result = ir.LiteralStructType([F32, F32])
-    text = f"ld.shared.v2.f32 {{$0, $1}}, [$2 + {32 * j}];"
-    pair = assembly(builder, result, [address], text, "=f,=f,r,~{memory}", effects=True)
-    return builder.extract_value(pair, 0), builder.extract_value(pair, 1)

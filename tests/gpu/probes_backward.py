@@ -9,6 +9,7 @@ from numba_fa.ptx.fragment import make_pack
 from numba_fa.ptx.fragment_columns import (
     make_column_exponential,
     make_column_gradient,
+    make_column_values,
     make_keep_from,
     make_share_words,
     make_shared_values,
@@ -56,7 +57,7 @@ def keep_probe():
 def column_probes():
     """By one warp, with one value a column in shared memory."""
     gather, scatter = make_gather(COUNT), make_scatter(COUNT)
-    exponential, gradient = make_column_exponential(COUNT), make_column_gradient(COUNT)
+    load, exponential, gradient = make_column_values(COUNT), make_column_exponential(COUNT), make_column_gradient(COUNT)
     columns = 2 * COUNT
 
     def kernel(source, others, vector, powers, gradients):
@@ -65,7 +66,7 @@ def column_probes():
         for i in range(thread, columns, 32):
             st_shared_u32(int32(base + 4 * i), float_to_bits(vector[i]))
         cuda.syncthreads()
-        mine = int32(base + 8 * (thread & 3))
+        mine = load(int32(base + 8 * (thread & 3)))
         fragment, other = gather(source, thread * COUNT), gather(others, thread * COUNT)
         scatter(powers, thread * COUNT, exponential(fragment, float32(1.7), mine))
         scatter(gradients, thread * COUNT, gradient(fragment, other, mine))

@@ -64,9 +64,7 @@ def make_preprocess(key: DispatchKey) -> KernelSource:
     def preprocess(o, do, lse, dlse, rows, zeroed, o_batch, o_row, o_head, do_batch, do_row, do_head, heads, seqlen_q,
                    head_dim, tile_bytes, tickets):  # fmt: skip
         thread = int32(cuda.threadIdx.x)
-        # Backwards: what the main kernel begins with comes last and is still in the L2 cache.
-        tile, head = int32(cuda.gridDim.x - 1 - cuda.blockIdx.x), int32(heads - 1 - cuda.blockIdx.y)
-        index = int32(cuda.gridDim.z - 1 - cuda.blockIdx.z)
+        tile, head, index = int32(cuda.blockIdx.x), int32(cuda.blockIdx.y), int32(cuda.blockIdx.z)
         number = int64(index * heads + head) * cuda.gridDim.x + tile
         lane = thread % LANES
         place = rows + number * (BLOCK_M * 8)

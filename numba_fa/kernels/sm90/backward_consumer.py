@@ -30,6 +30,7 @@ from numba_fa.ptx.fragment import make_pack, make_scale_rows, make_zeros
 from numba_fa.ptx.fragment_columns import (
     make_column_exponential,
     make_column_gradient,
+    make_column_values,
     make_stmatrix_words,
     make_store_quads,
 )
@@ -60,6 +61,8 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
     V_OFFSET, Q_OFFSET, DO_OFFSET, DS_OFFSET = shape.v_offset, shape.q_offset, shape.do_offset, shape.ds_offset
     LSE_OFFSET, DELTA_OFFSET, ROW_BYTES = shape.lse_offset, shape.delta_offset, shape.row_bytes
     ROOM_BYTES = shape.room_bytes
+    # Whether registers suffice to have the rows' LSE and delta before the products that they go with.
+    EARLY = SCORES <= 32 and program.modify is None
     DS_BYTES, DQ_BYTES, DQ_OFFSET, MESSAGES = shape.ds_bytes, shape.dq_bytes[0], shape.dq_offset, shape.message_offset
     Q_STEP, DS_STEP = np.int64(shape.q_bytes >> 4), np.int64(DS_BYTES >> 4)
     # Where a consumer's half of dQ begins in dS (queries) and in K (columns).
@@ -74,8 +77,9 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
     gemm_queries = make_gemm_tt(shape.dq_columns[0], BLOCK_N // 16, operand, mn_major_step, mn_major_step)
     wait_scores, wait_dq, wait_dq_last = make_wait(SCORES, 1), make_wait(DQ, 1), make_wait(DQ, 0)
     wait_keys = make_wait(OUTPUTS, 0)
-    exponential, gradient, pack = (
-        make_column_exponential(SCORES), make_column_gradient(SCORES), make_pack(SCORES, key.dtype)
+    values, exponential, gradient, pack = (
+        make_column_values(SCORES), make_column_exponential(SCORES), make_column_gradient(SCORES),
+        make_pack(SCORES, key.dtype),
     )  # fmt: skip
     store_ds, store_quads, add_quads = make_stmatrix_words(SCORES // 2), make_store_quads(DQ), make_add_quads(DQ)
     zeros, scale_rows, write_keys = make_zeros(OUTPUTS), make_scale_rows(OUTPUTS), make_write_keys(shape)
@@ -88,7 +92,16 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
         return int32((opaque(seqlen_k) + BLOCK_N - 1) // BLOCK_N)
 
     @device
-    def gradients(dv, base, barriers, consumer, step, index, kv_first, seqlen_q, seqlen_k, scale, aux):
+    def share_dq(barriers, consumer):
+        """Tell the writer that this warp's part is there; after other work, since a fence waits for stores."""
+        if not DIRECT:
+            fence_proxy_async()
+            bar_warp_sync(-1)
+            if cuda.threadIdx.x & 31 == 0:
+                mbarrier_arrive(barriers + DQ_FULL + 8 * consumer)
+
+    @device
+    def gradients(dv, waiting, base, barriers, consumer, step, index, kv_first, seqlen_q, seqlen_k, scale, aux):
         """One step up to dS: (message, tile of dQ, dV with this step's product under way, dS as an operand)."""
         thread = opaque(cuda.threadIdx.x) & 127
         lane = thread & 31
@@ -107,27 +120,41 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
         mbarrier_wait(full + SECOND, phase)
         outputs = np.int64(((base + DO_OFFSET) & 0x3FFFF) >> 4) + offset
         products = gemm_scores(K_MAJOR | np.int64(((rows + V_OFFSET) & 0x3FFFF) >> 4), K_MAJOR | outputs)
+        if waiting:
+            share_dq(barriers, consumer)
+        if EARLY:
+            lse = values(base + LSE_OFFSET + stage * ROW_BYTES + column * 4)
         scores = wait_scores(scores)
         kv0 = kv_first + (thread >> 5) * 16 + (lane >> 2)
         start = (word >> TILE) * BLOCK_M + column
         scores, slopes = judge_t(scores, scale, word & (1 << consumer), index, head, kv0, kv0 + 8, start, seqlen_q, seqlen_k,
                                  aux)  # fmt: skip
-        weights = exponential(scores, exponent_scale(scale), base + LSE_OFFSET + stage * ROW_BYTES + column * 4)
+        if not EARLY:
+            lse = values(base + LSE_OFFSET + stage * ROW_BYTES + column * 4)
+        weights = exponential(scores, exponent_scale(scale), lse)
+        if EARLY:
+            delta = values(base + DELTA_OFFSET + stage * ROW_BYTES + column * 4)
         dv = gemm_keys(dv, pack(weights), Q_COLUMNS | outputs)
         weights = chain_t(weights, slopes)
         products = wait_scores(products)
-        ds = pack(gradient(weights, products, base + DELTA_OFFSET + stage * ROW_BYTES + column * 4))
+        if not EARLY:
+            delta = values(base + DELTA_OFFSET + stage * ROW_BYTES + column * 4)
+        ds = pack(gradient(weights, products, delta))
         buffer = step & 1
         # stmatrix: lane l addresses row l % 8 of matrix l // 8; matrices 0, 1 are rows 0-7, 8-15; 2, 3 the next columns
         row = (thread >> 5) * 16 + ((lane >> 3) & 1) * 8 + (lane & 7)
         mbarrier_wait(barriers + DS_EMPTY + 8 * buffer, (step >> 1) & 1 ^ 1)
         room = base + DS_OFFSET + buffer * DS_BYTES + (consumer * 64 + row) * 128
         store_ds(ds, room, DS_ATOM, row & 7, lane >> 4)
+        return word, number, dv, ds
+
+    @device
+    def share_ds(barriers, step):
+        """Tell both consumers that this warp's part of dS is there; after other work, since a fence waits for stores."""
         fence_proxy_async()
         bar_warp_sync(-1)
-        if lane == 0:
-            mbarrier_arrive(barriers + DS_FULL + 8 * buffer)
-        return word, number, dv, ds
+        if cuda.threadIdx.x & 31 == 0:
+            mbarrier_arrive(barriers + DS_FULL + 8 * (step & 1))
 
     @device
     def begin_dq(base, barriers, consumer, step):
@@ -154,10 +181,6 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
         store_quads(dq, base + DQ_OFFSET + consumer * ROOM_BYTES + thread * 16)
         if thread == 0:
             st_shared_u32(barriers + DQ_MESSAGE + 4 * consumer, tile)
-        fence_proxy_async()
-        bar_warp_sync(-1)
-        if lane_0:
-            mbarrier_arrive(barriers + DQ_FULL + 8 * consumer)
 
     @device
     def consume(dk_map, dv_map, sums, base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k, scale, aux):
@@ -173,9 +196,11 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
             mbarrier_wait(barriers + K_FULL, phase_kv)
             mbarrier_wait(barriers + V_FULL, phase_kv)
             phase_kv ^= 1
-            word, number, dv, ds = gradients(zeros(), base, barriers, consumer, step, index, kv_first, seqlen_q, seqlen_k,
-                                           scale, aux)  # fmt: skip
+            word, number, dv, ds = gradients(zeros(), False, base, barriers, consumer, step, index, kv_first, seqlen_q,
+                                           seqlen_k, scale, aux)  # fmt: skip
             dk = gemm_keys(zeros(), ds, columns + np.int64(step % STAGES) * Q_STEP)
+            share_ds(barriers, step)
+            waiting = False
             dv = wait_keys(dv)
             dk = wait_keys(dk)
             while word & LAST == 0:
@@ -185,20 +210,26 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
                 if lane_0:
                     mbarrier_arrive(slot + EMPTY)
                     mbarrier_arrive(slot + SECOND + EMPTY)
-                word, number, dv, ds = gradients(dv, base, barriers, consumer, step, index, kv_first, seqlen_q, seqlen_k,
-                                               scale, aux)  # fmt: skip
+                word, number, dv, ds = gradients(dv, waiting, base, barriers, consumer, step, index, kv_first, seqlen_q,
+                                               seqlen_k, scale, aux)  # fmt: skip
                 dq = begin_dq(base, barriers, consumer, step - 1)
                 dk = gemm_keys(dk, ds, columns + np.int64(step % STAGES) * Q_STEP)
+                share_ds(barriers, step)
                 hand_over(wait_dq(dq), tile, sums, base, barriers, consumer, step - 1)
+                waiting = True
                 dv = wait_keys(dv)
                 dk = wait_keys(dk)
-            dq = wait_dq_last(begin_dq(base, barriers, consumer, step))
+            dq = begin_dq(base, barriers, consumer, step)
+            if waiting:
+                share_dq(barriers, consumer)
+            dq = wait_dq_last(dq)
             if lane_0:
                 slot = barriers + RING + SLOT * (step % STAGES)
                 mbarrier_arrive(slot + EMPTY)
                 mbarrier_arrive(slot + SECOND + EMPTY)
                 mbarrier_arrive(barriers + KV_EMPTY)
             hand_over(dq, number, sums, base, barriers, consumer, step)
+            share_dq(barriers, consumer)
             if not DIRECT:
                 mbarrier_wait(barriers + DQ_EMPTY + 8 * consumer, step & 1)
             # Again: registers are dear in the loop.

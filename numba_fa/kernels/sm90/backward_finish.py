@@ -32,9 +32,7 @@ def make_finish(key: DispatchKey) -> KernelSource:
         memory = cuda.shared.array(0, uint8)
         room = int32((shared_address(memory) + ALIGN) & ~ALIGN)
         thread = int32(cuda.threadIdx.x)
-        # Backwards: what was summed up last is still in the L2 cache.
-        tile, head = int32(cuda.gridDim.x - 1 - cuda.blockIdx.x), int32(heads - 1 - cuda.blockIdx.y)
-        index = int32(cuda.gridDim.z - 1 - cuda.blockIdx.z)
+        tile, head, index = int32(cuda.blockIdx.x), int32(cuda.blockIdx.y), int32(cuda.blockIdx.z)
         source = sums + (int64(index * heads + head) * cuda.gridDim.x + tile) * (FIRST + SECOND) + (thread & 127) * 16
         if thread < 128:
             put_first(source, room, 0, scale)

@@ -36,6 +36,7 @@ from numba_fa.ptx.fragment import make_pack, make_scale_rows, make_zeros
 from numba_fa.ptx.fragment_columns import (
     make_column_exponential,
     make_column_gradient,
+    make_column_values,
     make_share_words,
     make_shared_values,
     make_stmatrix_words,
@@ -130,6 +131,7 @@ def _make_values(shape: BackwardShape, program: Program, parts: SimpleNamespace)
     zeros, pack, write_keys = parts.zeros, parts.pack, parts.write_keys
     begin_dq, add_dq, wait_dq = parts.make_dq(0)
     exponential, share_words = make_column_exponential(BLOCK_M // 2), make_share_words(BLOCK_M // 4)
+    values = make_column_values(BLOCK_M // 2)
     judge_t, chain_t = make_judge_t(BLOCK_M // 2, program, shape.key.mask, fast=shape.key.dtype == "bf16")
     exponent_scale, HEADS = make_exponent_scale_t(program), shape.asks_head
 
@@ -154,12 +156,14 @@ def _make_values(shape: BackwardShape, program: Program, parts: SimpleNamespace)
                 mbarrier_wait(slot, phase)
                 word = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage))
                 number = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage + 4))
-                scores = wait_scores(gemm_scores(k_major(base), k_major(base + Q_OFFSET + stage * Q_BYTES)))
+                scores = gemm_scores(k_major(base), k_major(base + Q_OFFSET + stage * Q_BYTES))
+                lse = values(base + LSE_OFFSET + stage * ROW_BYTES + column * 4)
+                scores = wait_scores(scores)
                 kv0 = tile_k * BLOCK_N + (thread >> 5) * 16 + ((thread & 31) >> 2)
                 start = (word >> TILE) * BLOCK_M + column
                 head = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage + 8)) if HEADS else int32(0)
                 scores, slopes = judge_t(scores, scale, word & 1, index, head, kv0, kv0 + 8, start, seqlen_q, seqlen_k, aux)
-                scores = exponential(scores, exponent_scale(scale), base + LSE_OFFSET + stage * ROW_BYTES + column * 4)
+                scores = exponential(scores, exponent_scale(scale), lse)
                 weights = pack(scores)
                 mbarrier_wait(barriers + P_EMPTY, step & 1 ^ 1)
                 share_words(pack(chain_t(scores, slopes)), base + P_OFFSET + thread * 16)
@@ -200,16 +204,17 @@ def _make_keys(shape: BackwardShape, parts: SimpleNamespace) -> Any:
     zeros, pack, write_keys = parts.zeros, parts.pack, parts.write_keys
     begin_dq, add_dq, wait_dq = parts.make_dq(1)
     gradient, shared_values = make_column_gradient(BLOCK_M // 2), make_shared_values(BLOCK_M // 2, shape.key.dtype)
+    values = make_column_values(BLOCK_M // 2)
     store_ds, scale_rows = make_stmatrix_words(BLOCK_M // 4), make_scale_rows(shape.key.head_dim // 2)
 
     @device
-    def make_ds(products, base, barriers, stage, step):
+    def make_ds(products, delta, base, barriers, stage, step):
         """dS from dP and the other consumer's P, as the next product's operand; and in shared memory for dQ."""
         thread = opaque(cuda.threadIdx.x) & 127
         lane = thread & 31
         mbarrier_wait(barriers + P_FULL, step & 1)
         weights = shared_values(base + P_OFFSET + thread * 16)
-        ds = pack(gradient(weights, products, base + DELTA_OFFSET + stage * ROW_BYTES + (lane & 3) * 8))
+        ds = pack(gradient(weights, products, delta))
         buffer = step & 1
         mbarrier_wait(barriers + DS_EMPTY + 8 * buffer, (step >> 1) & 1 ^ 1)
         # stmatrix: lane l addresses row l % 8 of matrix l // 8; matrices 0, 1 are rows 0-7, 8-15; 2, 3 the next columns
@@ -241,7 +246,8 @@ def _make_keys(shape: BackwardShape, parts: SimpleNamespace) -> Any:
                 slot = barriers + RING + SLOT * stage
                 mbarrier_wait(slot + SECOND, phase)
                 products = gemm_scores(k_major(base + V_OFFSET), k_major(base + DO_OFFSET + stage * Q_BYTES))
-                ds = make_ds(wait_scores(products), base, barriers, stage, step)
+                delta = values(base + DELTA_OFFSET + stage * ROW_BYTES + (cuda.threadIdx.x & 3) * 8)
+                ds = make_ds(wait_scores(products), delta, base, barriers, stage, step)
                 mbarrier_wait(slot, phase)
                 word = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage))
                 number = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage + 4))
