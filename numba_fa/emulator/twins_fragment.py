@@ -80,7 +80,9 @@ def pack(count: int, dtype: str, fragment: np.ndarray) -> np.ndarray:
     return halves.view(np.uint32)
 
 
-def stmatrix(count: int, dtype: str, fragment: Any, row: int, atom: int, swizzle: int, half: int) -> None:
+def stmatrix(
+    count: int, dtype: str, start: int, fragment: Any, row: int, atom: int, swizzle: int, half: int
+) -> None:
     """The warp stores its 16 rows: lane l gives the address of row l % 8 of 8x8 matrix l // 8, four at a time."""
     thread = current()
     instructions = np.arange(count // 8)
@@ -98,7 +100,8 @@ def stmatrix(count: int, dtype: str, fragment: Any, row: int, atom: int, swizzle
         shared.write_generic(numbers, np.ascontiguousarray(rows).view(np.uint8), writers, "stmatrix")
         return dict.fromkeys(values)
 
-    thread.block.threads.meet(("stmatrix", count, dtype), 32, (addresses, pack(count, dtype, fragment)), combine)
+    words = pack(count, dtype, np.asarray(fragment)[start : start + count])
+    thread.block.threads.meet(("stmatrix", count, dtype, start), 32, (addresses, words), combine)
 
 
 TWINS = (zeros, row_max, row_sum, exponential, scale_rows, pack, stmatrix)
