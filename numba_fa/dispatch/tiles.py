@@ -111,22 +111,26 @@ def _grid(family: str, head_dim: int, limit: int) -> list[Tile]:
 
 def _sm90_rank(head_dim: int, tile: Tile) -> tuple[int, ...]:
     queries = tile.block_m == (192 if head_dim <= 64 else 128)
-    _, o_in_q = _sm90_room(head_dim, tile)
-    return queries, tile.block_n <= 128, tile.block_n, -tile.stages if o_in_q else tile.stages
+    _, o_atoms = _sm90_room(head_dim, tile)
+    return queries, tile.block_n <= 128, tile.block_n, tile.stages if o_atoms == _atoms(head_dim) else -tile.stages
 
 
-def _sm90_room(head_dim: int, tile: Tile) -> tuple[int, bool]:
-    """(slots for Q, whether O takes Q's room)."""
-    o_in_q = _sm90_bytes(head_dim, tile, 1, False) > HOPPER_BYTES
-    two = tile.block_m == 192 and _sm90_bytes(head_dim, tile, 2, False) <= HOPPER_BYTES
-    return 2 if two else 1, o_in_q
+def _sm90_room(head_dim: int, tile: Tile) -> tuple[int, int]:
+    """(slots for Q, atoms of a row that O's own room holds: all, half or, where O takes Q's room, none)."""
+    atoms = _atoms(head_dim)
+    two = tile.block_m == 192 and _sm90_bytes(head_dim, tile, 2, atoms) <= HOPPER_BYTES
+    own = (some for some in (atoms, (atoms + 1) // 2) if _sm90_bytes(head_dim, tile, 1, some) <= HOPPER_BYTES)
+    return 2 if two else 1, next(own, 0)
 
 
-def _sm90_bytes(head_dim: int, tile: Tile, slots: int, o_in_q: bool) -> int:
-    row_bytes = -(-head_dim // _ATOM_COLUMNS) * _ATOM_ROW_BYTES
-    rows = (slots + (not o_in_q)) * tile.block_m + 2 * tile.stages * tile.block_n
+def _sm90_bytes(head_dim: int, tile: Tile, slots: int, o_atoms: int) -> int:
+    atom_rows = (slots * tile.block_m + 2 * tile.stages * tile.block_n) * _atoms(head_dim) + o_atoms * tile.block_m
     barriers = 16 * slots * (tile.block_m // 64) + 32 * tile.stages + 8 * -(-tile.stages // 2)
-    return _ALIGNMENT + rows * row_bytes + barriers
+    return _ALIGNMENT + atom_rows * _ATOM_ROW_BYTES + barriers
+
+
+def _atoms(head_dim: int) -> int:
+    return -(-head_dim // _ATOM_COLUMNS)
 
 
 def _round_up(value: int, multiple: int) -> int:

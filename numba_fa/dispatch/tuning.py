@@ -28,7 +28,8 @@ class Origin:
 class Row:
     """For `family`, head_dims up to `head_dim` and `mask` (None: any): block_m queries by block_n keys, stages deep.
 
-    biased: for calls with biases only, or for those without; None for either. origin: where it comes from.
+    biased: for calls with biases only, or for those without; None for either. most: for calls of at most so many queries
+    and as many keys; None for any, and then before no row with a bound. origin: where it comes from.
     """
 
     family: str
@@ -39,6 +40,12 @@ class Row:
     stages: int
     origin: Origin
     biased: bool | None = None
+    most: int | None = None
+
+    def speaks_for(self, family: str, head_dim: int, mask: str, bias: str) -> bool:
+        """Whether it is for such calls, of some length."""
+        fits = self.family == family and head_dim <= self.head_dim and self.mask in (None, mask)
+        return fits and self.biased in (None, bias != NO_BIAS)
 
 
 H200 = Origin("2026-11-24", "NVIDIA H200", "python -m numba_fa.testing.speed")
@@ -62,15 +69,30 @@ AHEAD = ("full", "causal")
 
 
 def key_for(op: str, family: str, dtype: str, head_dim: int, mask: str, bias: str = NO_BIAS) -> DispatchKey:
-    """The key with the table's tile, or a computed one. `head_dim` is as compiled; mask and bias as in a slug."""
+    """The key with the table's tile for any length, or a computed one. head_dim: as compiled. mask, bias: as in a slug."""
     for row in TABLE:
-        fits = row.family == family and head_dim <= row.head_dim and row.mask in (None, mask)
-        if fits and row.biased in (None, bias != NO_BIAS):
+        if row.most is None and row.speaks_for(family, head_dim, mask, bias):
             return DispatchKey(op, family, dtype, head_dim, mask, row.block_m, row.block_n, row.stages, bias)
     tile = tiles.default_tile(family, head_dim)
     if tile is None:
         raise LookupError(f"no tile for {family} head_dim {head_dim} {mask}")
     return DispatchKey(op, family, dtype, head_dim, mask, *tile, bias)
+
+
+def for_length(key: DispatchKey, longest: int) -> DispatchKey:
+    """The key with the table's tile for calls of at most `longest` queries and keys, if it has one."""
+    for row in TABLE:
+        if row.speaks_for(key.family, key.head_dim, key.mask, key.bias):
+            if row.most is None:
+                return key
+            if longest <= row.most:
+                return tiles.with_tile(key, tiles.Tile(row.block_m, row.block_n, row.stages))
+    return key
+
+
+def lengths() -> list[int]:
+    """A length of each kind that the table tells apart."""
+    return [*sorted({row.most for row in TABLE if row.most is not None}), 1 << 30]
 
 
 def on_device(key: DispatchKey, device: Device) -> DispatchKey:
@@ -97,10 +119,11 @@ def measured_tile(key: DispatchKey, device: Device) -> tiles.Tile | None:
 
 def tuned_keys(variant: Variant) -> Iterator[DispatchKey]:
     """Every key that a problem of `variant` with a mask of `AHEAD` and no biases can lead to, each once."""
-    seen = dict.fromkeys(
-        key
+    every = (
+        variant.for_length(variant.key_for(dtype, head_dim, mask, NO_BIAS), longest)
         for dtype, head_dim, mask, bias in variant.cells()
         if mask in AHEAD and bias == NO_BIAS
-        for key in variant.stages(variant.key_for(dtype, head_dim, mask, NO_BIAS), frozenset("qkv"))
+        for longest in lengths()
     )
+    seen = dict.fromkeys(stage for key in every for stage in variant.stages(key, frozenset("qkv")))
     yield from seen

@@ -98,8 +98,9 @@ class Variant:
     masks, biases: kinds; sink: whether it takes sink_logits. head_dims: supported values. alignment: bytes that must
     divide every address and stride. source: "module:factory", imported only to compile. signature(dtype): kinds of the
     kernel's own parameters, as in `jit.TOKENS`. key_for(dtype, head_dim, mask, bias) gives a key, of mask and bias as in
-    slugs; grid and arguments turn a problem into a launch grid and the values of the parameters, from `Arrays` or
-    `GradientArrays`. programmed: whether the kernel takes, last, what mask, biases and sink_logits pass;
+    slugs; for_length(key, longest), the one for calls of at most `longest` queries and keys; grid and arguments turn a
+    problem into a launch grid and the values of the parameters, from `Arrays` or `GradientArrays`.
+    programmed: whether the kernel takes, last, what mask, biases and sink_logits pass;
     program(problem) gives that. limits: further reasons against a problem. task: what it is chosen for, "fwd" or "bwd";
     by default its op.
 
@@ -121,6 +122,7 @@ class Variant:
     grid: Callable[[Problem, DispatchKey, Device], tuple[int, int, int]]
     arguments: Callable[[Problem, DispatchKey, Any], tuple[Any, ...]]
     limits: Callable[[Problem], list[str]] = lambda problem: []
+    for_length: Callable[[DispatchKey, int], DispatchKey] = lambda key, longest: key
     biases: tuple[str, ...] = ()
     sink: bool = False
     programmed: bool = False
@@ -136,7 +138,8 @@ class Variant:
 
     def configure(self, problem: Problem) -> DispatchKey:
         """The key of the kernel for a problem."""
-        return self.key_for(problem.dtype.name, problem.head_dim, problem.mask.name, problem.bias_name)
+        key = self.key_for(problem.dtype.name, problem.head_dim, problem.mask.name, problem.bias_name)
+        return self.for_length(key, max(problem.seqlen_q, problem.seqlen_k))
 
     def not_supported(self, problem: Problem, device: Device) -> list[str]:
         """Why this variant does not compute `problem` on `device`; empty when it does."""

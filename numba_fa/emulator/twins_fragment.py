@@ -91,7 +91,9 @@ def pack_nothing(count: int, fragment: np.ndarray, zero: int) -> np.ndarray:
     return np.full(count // 2, zero, np.uint32)
 
 
-def stmatrix(count: int, dtype: str, fragment: Any, row: int, atom: int, swizzle: int, half: int) -> None:
+def stmatrix(
+    count: int, dtype: str, start: int, fragment: Any, row: int, atom: int, swizzle: int, half: int
+) -> None:
     """The warp stores its 16 rows: lane l gives the address of row l % 8 of 8x8 matrix l // 8, four at a time."""
     thread = current()
     instructions = np.arange(count // 8)
@@ -109,7 +111,8 @@ def stmatrix(count: int, dtype: str, fragment: Any, row: int, atom: int, swizzle
         shared.write_generic(numbers, np.ascontiguousarray(rows).view(np.uint8), writers, "stmatrix")
         return dict.fromkeys(values)
 
-    thread.block.threads.meet(("stmatrix", count, dtype), 32, (addresses, pack(count, dtype, fragment)), combine)
+    words = pack(count, dtype, np.asarray(fragment)[start : start + count])
+    thread.block.threads.meet(("stmatrix", count, dtype, start), 32, (addresses, words), combine)
 
 
 TWINS = (zeros, row_max, row_sum, exponential, scale_rows, slope_columns, pack, pack_nothing, stmatrix)

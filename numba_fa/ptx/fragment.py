@@ -128,8 +128,10 @@ def make_pack_nothing(count: int) -> Any:
     return make("pack_nothing", 2, lambda *_: words(count // 2), generate, parameters=(count,))
 
 
-def make_stmatrix(count: int, dtype: str) -> Any:
+def make_stmatrix(count: int, dtype: str, first: int = 0) -> Any:
     """stmatrix(fragment, row_address, atom_bytes, swizzle, half): round to `dtype` and store into shared memory.
+
+    What is stored: `count` registers of the fragment, from the first-th on.
 
     The target is a row of 64-column atoms with the 128-byte swizzle, atom_bytes apart. row_address: this lane's row in
     the first atom. swizzle: row & 7. half: which of two neighbouring 16-byte chunks this lane addresses. Sixteen
@@ -137,10 +139,11 @@ def make_stmatrix(count: int, dtype: str) -> Any:
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        store_words(builder, _packed(builder, unpack(builder, args[0]), dtype), args[1:])
+        part = unpack(builder, args[0])[first : first + count]
+        store_words(builder, _packed(builder, part, dtype), args[1:])
         return context.get_dummy_value()
 
-    return make("stmatrix", 5, lambda *_: types.void, generate, parameters=(count, dtype))
+    return make("stmatrix", 5, lambda *_: types.void, generate, parameters=(count, dtype, first))
 
 
 def store_words(builder: Any, words: list[Any], places: Any) -> None:

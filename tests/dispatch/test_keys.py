@@ -67,6 +67,22 @@ def test_a_tile_may_be_for_biased_calls_alone(monkeypatch):
     assert key_for("fwd", "sm90", "bf16", 128, "causal", "alibi").bias == "alibi"
 
 
+def test_a_tile_may_be_for_short_calls_alone(monkeypatch):
+    rows = (tuning.Row("sm90", 128, "causal", 128, 64, 4, tuning.H200, most=1024), *TABLE)
+    monkeypatch.setattr(tuning, "TABLE", rows)
+    forward = variants("fwd")[0]
+    assert key_for("fwd", "sm90", "bf16", 128, "causal").block_n == 128
+    for mask, seqlen_q, seqlen_k, block_n in [
+        ("causal", 1024, 1024, 64), ("causal", 1, 1024, 64), ("causal", 1, 1025, 128), ("causal", 1025, 1, 128),
+        (None, 9, 9, 128),
+    ]:  # fmt: skip
+        asked = problem(dtype="float16", head_dim=128, mask=mask, seqlen_q=seqlen_q, seqlen_k=seqlen_k)
+        assert forward.configure(asked).block_n == block_n, (mask, seqlen_q, seqlen_k)
+    found = {key.slug for key in tuned_keys(forward)}
+    assert {"fwd-sm90-fp16-d128-causal-m128n64s4", "fwd-sm90-fp16-d128-causal-m128n128s2"} <= found
+    assert "fwd-sm90-fp16-d128-full-m128n64s4" not in found
+
+
 @pytest.mark.parametrize("field", [field.name for field in fields(DispatchKey) if field.name != "op"])
 def test_a_slug_tells_every_field(field):
     key = TUNED[0]
@@ -91,8 +107,10 @@ def test_every_declared_cell_has_a_tile_that_keys_lists(variant):
         key
         for dtype, head_dim, mask, bias in variant.cells()
         if mask in AHEAD and bias == "none"
+        for longest in (*tuning.lengths()[:-1], 1 << 20)
         for key in variant.stages(
-            variant.configure(problem(dtype=ARRAY_NAMES[dtype], head_dim=head_dim, mask=mask)), frozenset("qkv")
+            variant.configure(problem(dtype=ARRAY_NAMES[dtype], head_dim=head_dim, mask=mask, seqlen_q=longest)),
+            frozenset("qkv"),
         )
     }
     assert reached == set(tuned_keys(variant)) <= set(keys((variant.family,), (variant.task,)))

@@ -8,7 +8,8 @@ from tests.emulator.mutants import make_mutant, sites
 
 # Three tiles of queries and several of keys in one block: every buffer is used again.
 CASE, TILE = Case(300, 200, head_dim=64), (128, 64, 2)
-O_IN_Q, O_IN_Q_TILE = Case(300, 100, head_dim=256), (128, 80, 2)  # where O takes Q's room
+WIDE = Case(300, 100, "causal", head_dim=256)  # the first tiles of queries visit one tile of keys, the last two
+O_IN_Q, HALVES = (128, 80, 2), (128, 64, 2)  # where O takes Q's room, or passes through its own in two halves
 # The consumers' turns at the tensor cores: they order speed, not data.
 PING_PONG = ("consumer", "bar_sync")
 SITES = [site for site in sites() if (site[0], site[2]) != PING_PONG]
@@ -26,6 +27,7 @@ def test_a_line_left_out_is_found(site):
     with pytest.raises(EmulationError):
         case = CASE._replace(seed=seed)
         emulate(case, "sm90", *TILE, inputs(case), 1, factory)
-        # Not on that path, so on the other.
-        case = O_IN_Q._replace(seed=seed)
-        emulate(case, "sm90", *O_IN_Q_TILE, inputs(case), 1, factory)
+        # Not on that path, so on one of the others.
+        case = WIDE._replace(seed=seed)
+        emulate(case, "sm90", *O_IN_Q, inputs(case), 1, factory)
+        emulate(case, "sm90", *HALVES, inputs(case), 1, factory)

@@ -31,6 +31,9 @@ CASES = [
     (Case(200, 150, head_dim=64, batch=2), TALL, 3),
     (Case(300, 270, head_dim=128), WIDE, 2),
     (Case(150, 100, head_dim=256, dtype="fp16"), (128, 80, 2), 1),  # O takes Q's room
+    (Case(150, 200, "causal", head_dim=256), (128, 64, 2), 1),  # O passes through half its room
+    (Case(70, 130, head_dim=192, dtype="fp16"), (128, 96, 2), 1),  # two atoms of 64 columns, then one
+    (Case(200, 150, "causal", head_dim=208), (128, 64, 2), 2),  # the last atom is narrower
     (Case(200, 500, head_dim=64), (128, 64, 3), 2),
 ]
 

@@ -29,7 +29,8 @@ def no_step(k):
 # What each factory is called with: by the names of its parameters.
 SAMPLES = {
     "count": 16, "dtype": "fp16", "n": 16, "steps": 1, "a_step": no_step, "b_step": no_step, "pending": 0,
-    "registers": 24, "direction": "dec", "function": no_step, "clamp": True, "bounded": True, "fast": False, "nan": True,
+    "first": 0, "registers": 24, "direction": "dec", "function": no_step, "clamp": True, "bounded": True, "fast": False,
+    "nan": True,
 }  # fmt: skip
 
 

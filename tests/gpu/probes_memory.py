@@ -127,7 +127,7 @@ def store_probe():
 
 
 def stmatrix_probes():
-    """Four warps store fragments of 64 x 128 values into two atoms."""
+    """Four warps store fragments of 64 x 128 values into two atoms; then half of each into the second again."""
     columns, atom = 128, 64 * 128
     count = columns // 2
     gather = make_gather(count)
@@ -144,13 +144,16 @@ def stmatrix_probes():
 
 
 def _stmatrix_kernel(count, atom, gather, dtype):
-    stmatrix = make_stmatrix(count, dtype)
+    stmatrix, stmatrix_rest = make_stmatrix(count, dtype), make_stmatrix(count // 2, dtype, count // 2)
 
     def kernel(source, out):
         base = int32((shared_address(cuda.shared.array(0, uint8)) + 1023) & ~1023)
         thread = int32(cuda.threadIdx.x)
         lane, row = thread & 31, (thread >> 5) * 16 + (thread & 15)
-        stmatrix(gather(source, thread * count), int32(base + row * 128), atom, row & 7, lane >> 4)
+        fragment = gather(source, thread * count)
+        stmatrix(fragment, int32(base + row * 128), atom, row & 7, lane >> 4)
+        cuda.syncthreads()
+        stmatrix_rest(fragment, int32(base + atom + row * 128), atom, row & 7, lane >> 4)
         cuda.syncthreads()
         dump_shared(out, 0, base, 2 * atom // 4)
 

@@ -38,7 +38,7 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
     # Where consumers take turns, waiting for the output product before the exponentials is 3% quicker (findings 0006). The
     # assembler does that by itself, but not where it would take the wait out of a branch.
     AHEAD = shape.pingpong and line is not None
-    PINGPONG, O_IN_Q, EARLY = shape.pingpong, shape.o_in_q, shape.q_slots == 2
+    PINGPONG, O_IN_Q, EARLY, HASTY = shape.pingpong, shape.o_in_q, shape.early, shape.hasty
     K_MAJOR, V_MAJOR = np.int64(k_major_descriptor()), np.int64(mn_major_descriptor(KV_ATOM))
     operand = _WGMMA_TYPE[key.dtype]
     gemm_qk = make_gemm_ss(
@@ -105,9 +105,12 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
 
             full = barriers + RING + SLOT * stage
             word = int32(ld_shared_u32(barriers + MESSAGES + 4 * stage))
+            q_empty = held(barriers, consumer, wave) + HELD_EMPTY
             scores = wait_first(scores)
             if lane_0:
                 mbarrier_arrive(full + EMPTY)
+            if HASTY and leader and word & LAST:
+                mbarrier_arrive(q_empty)
             start = int32((word >> BLOCK) * BLOCK_N + column)
             scores, _, _ = judge_first(scores, scale, word & mine, index, head, q0, q1, start, seqlen_k - 1, aux)
             scores, max0, max1, sum0, sum1 = first_softmax(scores, scale_log2)
@@ -131,6 +134,8 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
                 scores = wait_scores(scores)
                 if lane_0:
                     mbarrier_arrive(full + EMPTY)
+                if HASTY and leader and word & LAST:
+                    mbarrier_arrive(q_empty)
                 start = int32((word >> BLOCK) * BLOCK_N + column)
                 scores, lift0, lift1 = judge(scores, scale, word & mine, index, head, q0, q1, start, seqlen_k - 1, aux)
                 low0, low1, max0, max1, sum0, sum1, moved, keep0, keep1, seen = measure(
@@ -154,9 +159,10 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
                     weights = pack_nothing(scores, word >> 31)
                 if moved:
                     output = scale_rows(output, keep0, keep1)
-            q_empty = held(barriers, consumer, wave) + HELD_EMPTY
-            if leader and not O_IN_Q:
+            if leader and not O_IN_Q and not HASTY:
                 mbarrier_arrive(q_empty)
+            if PINGPONG and EARLY:  # its first product is part of a turn, or it would push in before the other's
+                bar_sync(1 + consumer, 256)
             mbarrier_wait(full + SECOND, phase)
             output = gemm_pv(output, weights, v_tile + np.int64(stage) * KV_STEP)
             stage, phase = after(stage, phase)
@@ -164,6 +170,8 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
             turn = int32(turn_at(wave, cuda.blockIdx.x, cuda.gridDim.x))
             if EARLY:
                 scores = begin(barriers, consumer, q_tile, k_tile, wave, stage, phase, turn < total)
+            if PINGPONG and EARLY:
+                bar_arrive(2 - consumer, 256)
             sum0 = quad_sum(sum0)
             sum1 = quad_sum(sum1)
             output = wait_last(output)

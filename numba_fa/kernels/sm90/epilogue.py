@@ -19,32 +19,18 @@ def make_epilogue(shape: Shape) -> tuple[Any, Any]:
     lies in Q's room, it arrives at q_empty once the store has read it.
     write_lse(address, q_idx, seqlen_q, shift, row_sum) stores one row's LSE if the row exists.
     """
-    ATOMS, BLOCK_M, O_IN_Q, O_ATOM = shape.atoms, shape.key.block_m, shape.o_in_q, shape.o_atom
-    O_OFFSET = shape.o_offset
-    # In Q's room a consumer's rows lie in the middle of each atom; in O's own room they are atoms of 64 rows.
-    O_CONSUMER = 64 * 128 if O_IN_Q else shape.atoms * shape.o_atom
-    stmatrix = make_stmatrix(shape.key.head_dim // 2, shape.key.dtype)
+    O_IN_Q, ATOMS = shape.o_in_q, shape.o_atoms or shape.atoms
+    HALVES = shape.atoms > ATOMS
+    write_first, write_rest = _make_write(shape, 0, ATOMS), _make_write(shape, ATOMS if HALVES else 0, shape.atoms)
 
     @device
     def write_out(out, output, base, q_empty, consumer, tile, head, index):
-        thread = int32(cuda.threadIdx.x & 127)
-        lane = thread & 31
-        room = int32(base + O_OFFSET + consumer * O_CONSUMER)
-        # stmatrix: lane l addresses row l % 8 of matrix l // 8; matrices 0, 1 are rows 0-7, 8-15; 2, 3 the next columns
-        row = (thread >> 5) * 16 + ((lane >> 3) & 1) * 8 + (lane & 7)
-        if thread == 0:
-            bulk_wait_group_read()  # the store of the tile before has left the room
-        bar_sync(4 + consumer, 128)
-        stmatrix(output, room + row * 128, O_ATOM, row & 7, lane >> 4)
-        fence_proxy_async()
-        bar_sync(4 + consumer, 128)
-        if thread == 0:
-            for atom in range(ATOMS):
-                tma_store(out, room + atom * O_ATOM, 64 * atom, tile * BLOCK_M + consumer * 64, head, index)
-            bulk_commit_group()
-            if O_IN_Q:
-                bulk_wait_group_read()
-                mbarrier_arrive(q_empty)
+        write_first(out, output, base, consumer, tile, head, index)
+        if HALVES:
+            write_rest(out, output, base, consumer, tile, head, index)
+        if O_IN_Q and cuda.threadIdx.x & 127 == 0:
+            bulk_wait_group_read()
+            mbarrier_arrive(q_empty)
 
     @device
     def write_lse(address, q_idx, seqlen_q, shift, row_sum):
@@ -52,3 +38,33 @@ def make_epilogue(shape: Shape) -> tuple[Any, Any]:
             st_global_f32(address, natural_lse(shift, row_sum))
 
     return write_out, write_lse
+
+
+def _make_write(shape: Shape, first: int, last: int) -> Any:
+    """write(map, output, base, consumer, tile, head, index): start the store of atoms `first` up to `last`."""
+    BLOCK_M, ATOMS, O_ATOM, O_OFFSET = shape.key.block_m, last - first, shape.o_atom, shape.o_offset
+    # In Q's room a consumer's rows lie in the middle of each atom; in O's own room they are atoms of 64 rows.
+    O_CONSUMER = 64 * 128 if shape.o_in_q else shape.o_atoms * shape.o_atom
+    FIRST = first
+    # 32 registers hold 64 columns; the last atom may be narrower.
+    stmatrix = make_stmatrix(min(32 * last, shape.key.head_dim // 2) - 32 * first, shape.key.dtype, 32 * first)
+
+    @device
+    def write(out, output, base, consumer, tile, head, index):
+        thread = int32(cuda.threadIdx.x & 127)
+        lane = thread & 31
+        room = int32(base + O_OFFSET + consumer * O_CONSUMER)
+        # stmatrix: lane l addresses row l % 8 of matrix l // 8; matrices 0, 1 are rows 0-7, 8-15; 2, 3 the next columns
+        row = (thread >> 5) * 16 + ((lane >> 3) & 1) * 8 + (lane & 7)
+        if thread == 0:
+            bulk_wait_group_read()  # the store before has left the room
+        bar_sync(4 + consumer, 128)
+        stmatrix(output, room + row * 128, O_ATOM, row & 7, lane >> 4)
+        fence_proxy_async()
+        bar_sync(4 + consumer, 128)
+        if thread == 0:
+            for atom in range(ATOMS):
+                tma_store(out, room + atom * O_ATOM, 64 * (FIRST + atom), tile * BLOCK_M + consumer * 64, head, index)
+            bulk_commit_group()
+
+    return write

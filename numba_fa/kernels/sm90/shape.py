@@ -57,6 +57,15 @@ class Shape:
         return self.q_atom if self.o_in_q else 64 * ATOM_ROW_BYTES
 
     @property
+    def o_atoms(self) -> int:
+        """Atoms of a row of O that its own room holds: all; or half of them, which O then passes through in two halves.
+
+        0: there is no such room, and O takes Q's, which costs the overlap of O's store with Q's next load.
+        """
+        halves = (self.atoms, (self.atoms + 1) // 2)
+        return next((atoms for atoms in halves if self._total(1, atoms) <= SHARED_LIMIT), 0)
+
+    @property
     def q_bytes(self) -> int:
         """One slot of Q, of all consumers."""
         return self.atoms * self.q_atom
@@ -68,16 +77,26 @@ class Shape:
 
     @property
     def q_slots(self) -> int:
-        """Slots for Q: with two, the next tile's first product starts before this one's epilogue.
+        """Slots for Q: with two, the next tile's comes under this tile.
 
         Consumers that take turns do that for each other: two slots made head_dim 128 slower (0.94x at seqlen 512).
         """
-        return 1 if self.pingpong or self._total(2, self.q_bytes) > SHARED_LIMIT else 2
+        return 1 if self.pingpong or self._total(2, self.atoms) > SHARED_LIMIT else 2
+
+    @property
+    def early(self) -> bool:
+        """Whether the next tile's first product starts before this one's epilogue."""
+        return self.q_slots == 2
+
+    @property
+    def hasty(self) -> bool:
+        """Whether Q's room is given back with the last scores, not after their softmax: nothing else holds up the next Q."""
+        return self.q_slots == 1 and 0 < self.o_atoms < self.atoms
 
     @property
     def o_in_q(self) -> bool:
-        """Whether O has no room of its own and takes Q's, which costs the overlap of O's store with Q's next load."""
-        return self._total(1, self.q_bytes) > SHARED_LIMIT
+        """Whether O has no room of its own and takes Q's."""
+        return self.o_atoms == 0
 
     @property
     def held(self) -> int:
@@ -98,14 +117,14 @@ class Shape:
 
     @property
     def barrier_offset(self) -> int:
-        return self.v_offset + self.key.stages * self.kv_bytes + (0 if self.o_in_q else self.q_bytes)
+        return self.v_offset + self.key.stages * self.kv_bytes + self.o_atoms * self.q_atom
 
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory, with what rounding its start up to the swizzle's alignment may take."""
-        return self._total(self.q_slots, 0 if self.o_in_q else self.q_bytes)
+        return self._total(self.q_slots, self.o_atoms)
 
-    def _total(self, slots: int, o_bytes: int) -> int:
+    def _total(self, slots: int, o_atoms: int) -> int:
         stages, held = self.key.stages, slots * self.warpgroups
-        tiles = slots * self.q_bytes + 2 * stages * self.kv_bytes + o_bytes
+        tiles = slots * self.q_bytes + 2 * stages * self.kv_bytes + o_atoms * self.q_atom
         return SWIZZLE_ALIGNMENT + tiles + barrier_bytes(held, stages)

@@ -6,7 +6,7 @@ import math
 
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
-from numba_fa.dispatch.tuning import key_for
+from numba_fa.dispatch.tuning import for_length, key_for
 from numba_fa.dispatch.variant import BIASES, MASKS, Arrays, TensorMap, Variant, position_limits
 from numba_fa.problem.problem import Problem
 from numba_fa.tile.layout import ATOM_COLUMNS, round_up
@@ -86,6 +86,7 @@ FORWARD = Variant(
     grid=_grid,
     arguments=_arguments,
     limits=_limits,
+    for_length=for_length,
     biases=BIASES,
     sink=True,
     programmed=True,
