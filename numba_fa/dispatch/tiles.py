@@ -118,14 +118,14 @@ def _sm90_rank(head_dim: int, tile: Tile) -> tuple[int, ...]:
 def _sm90_room(head_dim: int, tile: Tile) -> tuple[int, int]:
     """(slots for Q, atoms of a row that O's own room holds: all, half or, where O takes Q's room, none)."""
     atoms = _atoms(head_dim)
-    two = tile.block_m == 192 and _sm90_bytes(head_dim, tile, 2, atoms) <= HOPPER_BYTES
+    two = (tile.block_m == 192 or atoms == 1) and _sm90_bytes(head_dim, tile, 2, atoms) <= HOPPER_BYTES
     own = (some for some in (atoms, (atoms + 1) // 2) if _sm90_bytes(head_dim, tile, 1, some) <= HOPPER_BYTES)
     return 2 if two else 1, next(own, 0)
 
 
 def _sm90_bytes(head_dim: int, tile: Tile, slots: int, o_atoms: int) -> int:
     atom_rows = (slots * tile.block_m + 2 * tile.stages * tile.block_n) * _atoms(head_dim) + o_atoms * tile.block_m
-    barriers = 16 * slots * (tile.block_m // 64) + 32 * tile.stages + 8 * -(-tile.stages // 2)
+    barriers = 16 * slots * (tile.block_m // 64) + (32 + 16) * tile.stages
     return _ALIGNMENT + atom_rows * _ATOM_ROW_BYTES + barriers
 
 

@@ -49,13 +49,17 @@ class Row:
 
 
 H200 = Origin("2026-11-24", "NVIDIA H200", "python -m numba_fa.testing.speed")
+SHORT = Origin("2026-11-27", "NVIDIA H200", "python -m numba_fa.testing.speed --seqlens 512 1024 2048")
 TURING = Origin(None, "any GPU from Turing on", "fits 64 KB of shared memory")
 CORES = Origin("2026-11-24", "a CPU with two cores", "python -m numba_fa.testing.cpu_speed")
 
 TABLE = (
+    Row("sm90", 64, "causal", 128, 128, 4, SHORT, biased=False, most=2048),
+    Row("sm90", 64, None, 128, 128, 4, SHORT, biased=False, most=1024),
     Row("sm90", 64, None, 192, 128, 4, H200),
     Row("sm90", 128, None, 128, 128, 2, H200),
     Row("sm90", 192, None, 128, 112, 2, H200),
+    Row("sm90", 256, None, 128, 64, 2, SHORT, biased=False, most=2048),
     Row("sm90", 256, None, 128, 80, 2, H200),
     Row("simt", 64, None, 64, 64, 1, TURING),
     Row("simt", 128, None, 32, 32, 1, TURING),

@@ -3,7 +3,7 @@
 Two buffers share one block of mbarriers. The held buffer is filled once a tile; each consumer has one or two slots of it
 to itself. The ring has `stages` slots, each of a first and a second part (keys and values) that fill and empty by
 themselves. Every part has a barrier FULL, which turns when its bytes have landed, and a barrier EMPTY, which turns when
-its consumers have read it. With a ring slot's first part comes a word from the producer, its message; it is read before
+its consumers have read it. With a ring slot's first part come four words from the producer, its message; it is read before
 that part is emptied.
 
 Step i of the ring uses slot i % stages. Consumers wait for FULL with parity (i // stages) & 1, the producer for EMPTY
@@ -17,6 +17,7 @@ SLOT = 32  # from ring slot to ring slot
 SECOND = 8  # from the first part to the second
 EMPTY = 16  # from a part's FULL to its EMPTY
 HELD_EMPTY = 8  # from a held slot's FULL to its EMPTY
+MESSAGE = 16  # from message to message
 
 
 def ring_offset(held: int) -> int:
@@ -25,10 +26,10 @@ def ring_offset(held: int) -> int:
 
 
 def message_offset(held: int, stages: int) -> int:
-    """Where the messages lie, 4 bytes a ring slot."""
+    """Where the messages lie."""
     return ring_offset(held) + SLOT * stages
 
 
 def barrier_bytes(held: int, stages: int) -> int:
     """Shared memory that the barriers and messages take."""
-    return message_offset(held, stages) + 8 * -(-stages // 2)
+    return message_offset(held, stages) + MESSAGE * stages

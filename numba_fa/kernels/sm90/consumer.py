@@ -17,10 +17,10 @@ from numba_fa.ptx.fragment import make_pack, make_pack_nothing, make_scale_rows,
 from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
 from numba_fa.ptx.memory import float_to_bits, ld_shared_u32
 from numba_fa.ptx.tma import bulk_wait_group
-from numba_fa.ptx.warp import bar_arrive, bar_sync, bar_warp_sync
+from numba_fa.ptx.warp import bar_arrive, bar_sync, bar_warp_sync, warp_uniform
 from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_wait
 from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
-from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, SECOND, SLOT, message_offset, ring_offset
+from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, MESSAGE, SECOND, SLOT, message_offset, ring_offset
 
 _WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
 
@@ -28,7 +28,7 @@ _WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
 def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: tuple[Any, Any]) -> Any:
     """consume(out, lse, base, barriers, consumer, tiles, heads, batch, seqlen_q, seqlen_k, together, scale, aux)."""
     key = shape.key
-    BLOCK_M, BLOCK_N, STAGES = key.block_m, key.block_n, key.stages
+    BLOCK_M, BLOCK_N, STAGES, TOLD = key.block_m, key.block_n, key.stages, shape.told
     HEAD_DIM, SCORES, OUTPUTS = key.head_dim, key.block_n // 2, key.head_dim // 2
     RING, MESSAGES = ring_offset(shape.held), message_offset(shape.held, key.stages)
     Q_SLOTS, CONSUMERS, Q_STEP = shape.q_slots, shape.warpgroups, np.int64(shape.q_bytes >> 4)
@@ -77,6 +77,15 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
         return gemm_qk(q_tile + np.int64(number % Q_SLOTS) * Q_STEP, k_tile + np.int64(stage) * KV_STEP)
 
     @device
+    def place_of(message, turn, tiles, heads, batch, together):
+        """(first query, head, batch index) of a tile: as the producer says, for finding out takes about 1000 cycles."""
+        if TOLD:
+            first, head, index = ld_shared_u32(message + 4), ld_shared_u32(message + 8), ld_shared_u32(message + 12)
+            return int32(warp_uniform(first)), int32(warp_uniform(head)), int32(warp_uniform(index))
+        tile, head, index = place(turn, tiles, heads, batch, together)
+        return int32(tile * BLOCK_M), head, index
+
+    @device
     def consume(out, lse, base, barriers, consumer, tiles, heads, batch, seqlen_q, seqlen_k, together, scale, aux):
         total = int32(tiles * heads * batch)
         thread = int32(cuda.threadIdx.x & 127)
@@ -96,15 +105,16 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
         turn = int32(turn_at(wave, cuda.blockIdx.x, cuda.gridDim.x))
         scores = begin(barriers, consumer, q_tile, k_tile, wave, stage, phase, turn < total)
         while turn < total:
-            tile, head, index = place(turn, tiles, heads, batch, together)
+            message = barriers + MESSAGES + MESSAGE * stage
+            word = int32(ld_shared_u32(message))
+            top, head, index = place_of(message, turn, tiles, heads, batch, together)
             q_mine = q_tile + np.int64(wave % Q_SLOTS) * Q_STEP
-            first = int32(tile * BLOCK_M + row)
+            first = int32(top + row)
             # Rows past the end compute like the last one and are not stored; a user's arrays end there.
             q0 = int32(min(first, seqlen_q - 1))
             q1 = int32(min(first + 8, seqlen_q - 1))
 
             full = barriers + RING + SLOT * stage
-            word = int32(ld_shared_u32(barriers + MESSAGES + 4 * stage))
             q_empty = held(barriers, consumer, wave) + HELD_EMPTY
             scores = wait_first(scores)
             if lane_0:
@@ -123,7 +133,7 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
                 stage, phase = after(stage, phase)
                 full = barriers + RING + SLOT * stage
                 mbarrier_wait(full, phase)
-                word = int32(ld_shared_u32(barriers + MESSAGES + 4 * stage))
+                word = int32(ld_shared_u32(barriers + MESSAGES + MESSAGE * stage))
                 if PINGPONG:
                     bar_sync(1 + consumer, 256)
                 scores = gemm_qk(q_mine, k_tile + np.int64(stage) * KV_STEP)
@@ -180,7 +190,7 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
             top0, sum0, factor0 = join_sink(max0, sum0, scale_log2, head, aux)
             top1, sum1, factor1 = join_sink(max1, sum1, scale_log2, head, aux)
             output = scale_rows(output, factor0, factor1)
-            write_out(out, output, base, q_empty, consumer, tile, head, index)
+            write_out(out, output, base, q_empty, consumer, top, head, index)
             if lse != 0 and column == 0:
                 row_lse = lse + (np.int64(index * heads + head) * seqlen_q + first) * 4
                 write_lse(row_lse, first, seqlen_q, top0, sum0)

@@ -15,8 +15,8 @@ from numba_fa.ptx.warp import bar_sync
 def make_epilogue(shape: Shape) -> tuple[Any, Any]:
     """(write_out, write_lse) for `shape`.
 
-    write_out(map, output, base, q_empty, consumer, tile, head, index) starts the store of 64 normalised rows; where O
-    lies in Q's room, it arrives at q_empty once the store has read it.
+    write_out(map, output, base, q_empty, consumer, top, head, index) starts the store of 64 normalised rows of the tile
+    whose first query is `top`; where O lies in Q's room, it arrives at q_empty once the store has read it.
     write_lse(address, q_idx, seqlen_q, shift, row_sum) stores one row's LSE if the row exists.
     """
     O_IN_Q, ATOMS = shape.o_in_q, shape.o_atoms or shape.atoms
@@ -24,10 +24,10 @@ def make_epilogue(shape: Shape) -> tuple[Any, Any]:
     write_first, write_rest = _make_write(shape, 0, ATOMS), _make_write(shape, ATOMS if HALVES else 0, shape.atoms)
 
     @device
-    def write_out(out, output, base, q_empty, consumer, tile, head, index):
-        write_first(out, output, base, consumer, tile, head, index)
+    def write_out(out, output, base, q_empty, consumer, top, head, index):
+        write_first(out, output, base, consumer, top, head, index)
         if HALVES:
-            write_rest(out, output, base, consumer, tile, head, index)
+            write_rest(out, output, base, consumer, top, head, index)
         if O_IN_Q and cuda.threadIdx.x & 127 == 0:
             bulk_wait_group_read()
             mbarrier_arrive(q_empty)
@@ -41,8 +41,8 @@ def make_epilogue(shape: Shape) -> tuple[Any, Any]:
 
 
 def _make_write(shape: Shape, first: int, last: int) -> Any:
-    """write(map, output, base, consumer, tile, head, index): start the store of atoms `first` up to `last`."""
-    BLOCK_M, ATOMS, O_ATOM, O_OFFSET = shape.key.block_m, last - first, shape.o_atom, shape.o_offset
+    """write(map, output, base, consumer, top, head, index): start the store of atoms `first` up to `last`."""
+    ATOMS, O_ATOM, O_OFFSET = last - first, shape.o_atom, shape.o_offset
     # In Q's room a consumer's rows lie in the middle of each atom; in O's own room they are atoms of 64 rows.
     O_CONSUMER = 64 * 128 if shape.o_in_q else shape.o_atoms * shape.o_atom
     FIRST = first
@@ -50,7 +50,7 @@ def _make_write(shape: Shape, first: int, last: int) -> Any:
     stmatrix = make_stmatrix(min(32 * last, shape.key.head_dim // 2) - 32 * first, shape.key.dtype, 32 * first)
 
     @device
-    def write(out, output, base, consumer, tile, head, index):
+    def write(out, output, base, consumer, top, head, index):
         thread = int32(cuda.threadIdx.x & 127)
         lane = thread & 31
         room = int32(base + O_OFFSET + consumer * O_CONSUMER)
@@ -64,7 +64,7 @@ def _make_write(shape: Shape, first: int, last: int) -> Any:
         bar_sync(4 + consumer, 128)
         if thread == 0:
             for atom in range(ATOMS):
-                tma_store(out, room + atom * O_ATOM, 64 * (FIRST + atom), tile * BLOCK_M + consumer * 64, head, index)
+                tma_store(out, room + atom * O_ATOM, 64 * (FIRST + atom), top + consumer * 64, head, index)
             bulk_commit_group()
 
     return write

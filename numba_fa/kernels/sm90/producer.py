@@ -11,10 +11,11 @@ from numba_fa.ptx.elementwise import scalars, to_int32
 from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.memory import st_shared_u32
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
-from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, SECOND, SLOT, message_offset, ring_offset
+from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, MESSAGE, SECOND, SLOT, message_offset, ring_offset
 
-# A message says of a key tile: bits 0 to 2, whether consumer 0, 1, 2 must judge it by element; whether it is the last of its
-# tile of queries; from BLOCK up, its number.
+# A message's first word says of a key tile: bits 0 to 2, whether consumer 0, 1, 2 must judge it by element; whether it is
+# the last of its tile of queries; from BLOCK up, its number. With the first key tile go, where consumers are told, three
+# more words of that tile of queries: its first query, head and batch index.
 LAST, BLOCK = 8, 4
 
 
@@ -27,7 +28,7 @@ def make_producer(shape: Shape, program: Program, line: Line | None, schedule: t
     RING, MESSAGES = ring_offset(shape.held), message_offset(shape.held, key.stages)
     visible_up_to, seen_whole = program.reach, program.whole
     straight = line.straight if line else None
-    LINE = line is not None
+    LINE, TOLD = line is not None, shape.told
     # A verdict that loops over a table is asked once a tile: asked for each consumer it takes more registers than there are.
     PARTS = 1 if "block" in key.mask else CONSUMERS
     ROWS, MINE = BLOCK_M // PARTS, 1 if PARTS == CONSUMERS else (1 << CONSUMERS) - 1
@@ -112,7 +113,12 @@ def make_producer(shape: Shape, program: Program, line: Line | None, schedule: t
                     load_tile(base + V_OFFSET + v_stage * KV_BYTES, v, full, v_start, head_kv, index)
                 full = barriers + RING + SLOT * stage
                 mbarrier_wait(full + EMPTY, empty)
-                st_shared_u32(barriers + MESSAGES + 4 * stage, word)
+                message = barriers + MESSAGES + MESSAGE * stage
+                st_shared_u32(message, word)
+                if TOLD and fresh:
+                    st_shared_u32(message + 4, first)
+                    st_shared_u32(message + 8, head)
+                    st_shared_u32(message + 12, index)
                 load_tile(base + K_OFFSET + stage * KV_BYTES, k, full, start, head_kv, index)
                 if fresh:  # after the first keys, whose room is free earlier
                     load_q(q, base, barriers, wave, first, head, index)

@@ -15,6 +15,9 @@ from numba_fa.tile.scheduler import balance
 SIGNATURE = (*["tensor_map"] * 4, "pointer", *["int32"] * 6, "float32")
 # Keys and values of the heads that blocks work on together; of the 50 MB L2 of an H100 or H200, for Q and O flow through.
 _L2_BYTES = 12 << 20
+# The same of short sequences, where a head's keys and values are wanted at once by all of its few tiles: 1.01 to 1.14 times
+# as fast at head_dim 128 and 256 up to this length, 0.98 at head_dim 64 (H200, 2026-11-27).
+_SHORT, _SHORT_BYTES = 2048, 1 << 20
 # Below this, uneven blocks lose more than overlapping epilogues with loads gains (docs/findings/0002).
 _EVEN = 0.95
 _LOG2_E = math.log2(math.e)
@@ -61,10 +64,11 @@ def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[obje
 
 
 def _together(problem: Problem) -> int:
-    """Heads whose keys and values fit L2 at once; heads that share them count once."""
+    """Heads whose keys and values fit their part of L2 at once; heads that share them count once."""
     kv_bytes = 4 * problem.seqlen_k * problem.head_dim
+    room = _SHORT_BYTES if problem.seqlen_k <= _SHORT and problem.head_dim > 64 else _L2_BYTES
     sharing = problem.heads // problem.heads_kv
-    return min(max(_L2_BYTES // kv_bytes, 1) * sharing, problem.heads * problem.batch)
+    return min(max(room // kv_bytes, 1) * sharing, problem.heads * problem.batch)
 
 
 def _limits(problem: Problem) -> list[str]:
