@@ -14,6 +14,7 @@ from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.registry import keys, register, variant_of, variants
 from numba_fa.dispatch.tuning import AHEAD, TABLE, key_for, tuned_keys
 from numba_fa.kernels.sm90.shape import Shape
+from numba_fa.tile.pipeline import barrier_bytes
 from tests.problem.views import problem
 
 FAMILIES = ("sm90", "simt", "cpu")
@@ -182,15 +183,15 @@ def test_sm90_tiles_suit_the_instructions(key):
 def test_sm90_shared_memory_is_laid_out_without_overlap(key):
     shape = Shape(key)
     regions = [
-        (0, shape.q_bytes),
+        (0, shape.q_slots * shape.q_bytes),
         (shape.k_offset, shape.k_offset + key.stages * shape.kv_bytes),
         (shape.v_offset, shape.v_offset + key.stages * shape.kv_bytes),
-        (shape.barrier_offset, shape.barrier_offset + 8 * (2 + 4 * key.stages)),
+        (shape.barrier_offset, shape.barrier_offset + barrier_bytes(shape.held, key.stages)),
     ]
     if shape.o_in_q:
         assert shape.o_offset == 0
     else:
-        regions.append((shape.o_offset, shape.o_offset + key.block_m * shape.atoms * 128))
+        regions.append((shape.o_offset, shape.o_offset + key.block_m * shape.o_atoms * 128))
     regions.sort()
     assert all(end <= start for (_, end), (start, _) in zip(regions, regions[1:]))
     assert shape.shared_bytes >= max(end for _, end in regions) + 1024 - 1, "its start is rounded up to 1024"

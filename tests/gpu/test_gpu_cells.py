@@ -3,6 +3,8 @@
 import pytest
 
 import numba_fa
+import numba_fa.api
+from numba_fa.dispatch import tuning
 from numba_fa.kernels.simt.variant import FORWARD as SIMT
 from numba_fa.kernels.sm90.variant import FORWARD as SM90
 from numba_fa.testing.cells import declared_cells, program_cells
@@ -42,6 +44,25 @@ def one_class(variant):
 @pytest.mark.hopper
 @pytest.mark.parametrize("cell", one_class(SM90), ids=lambda cell: cell.id)
 def test_sm90_every_head_dim(cell, monkeypatch):
+    run(cell, monkeypatch)
+
+
+@pytest.fixture
+def long_tiles(monkeypatch):
+    """Tiles that the table has for long calls, for any."""
+    monkeypatch.setattr(tuning, "TABLE", tuple(row for row in tuning.TABLE if row.most is None))
+    numba_fa.api.forget()
+    yield
+    numba_fa.api.forget()
+
+
+@pytest.mark.hopper
+@pytest.mark.parametrize(
+    "cell",
+    [*one_class(SM90), *program_cells(SM90, (64, 256), ("bf16",), ("gqa",), ("ragged",))],
+    ids=lambda cell: cell.id,
+)
+def test_sm90_tiles_of_long_calls(cell, monkeypatch, long_tiles):
     run(cell, monkeypatch)
 
 
