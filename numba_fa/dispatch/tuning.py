@@ -84,8 +84,9 @@ def key_for(op: str, family: str, dtype: str, head_dim: int, mask: str, bias: st
 
 
 def for_length(key: DispatchKey, longest: int) -> DispatchKey:
-    """The key with the table's tile for calls of at most `longest` queries and keys, if it has one."""
-    for row in TABLE:
+    """The key with the table's tile for calls of at most `longest` queries and keys, if it has one. Of a forward: the table
+    knows no others' tiles."""
+    for row in TABLE if key.op == "fwd" else ():
         if row.speaks_for(key.family, key.head_dim, key.mask, key.bias):
             if row.most is None:
                 return key

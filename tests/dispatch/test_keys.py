@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,16 @@ def test_a_tile_may_be_for_short_calls_alone(monkeypatch):
     found = {key.slug for key in tuned_keys(forward)}
     assert {"fwd-sm90-fp16-d128-causal-m128n64s4", "fwd-sm90-fp16-d128-causal-m128n128s2"} <= found
     assert "fwd-sm90-fp16-d128-full-m128n64s4" not in found
+
+
+@pytest.mark.parametrize("variant", variants("bwd"), ids=lambda variant: variant.name)
+def test_tiles_for_short_calls_are_a_forwards_alone(variant):
+    """A backward's kernels take other tiles: with a forward's they do not fit a multiprocessor."""
+    for head_dim, seqlen in product((64, 128, 256), (1, 512, 4096)):
+        asked = problem(dtype="float32" if variant.family == "cpu" else "float16", head_dim=head_dim, seqlen_q=seqlen,
+                        seqlen_k=seqlen)  # fmt: skip
+        own = variant.key_for("fp32" if variant.family == "cpu" else "fp16", head_dim, "full", "none")
+        assert variant.configure(asked) == own
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(DispatchKey) if field.name != "op"])
