@@ -1,7 +1,7 @@
 """Pictures of measured speed: `python -m numba_fa.testing.plots` draws docs/images/ from docs/findings/speed-h200.txt.
 
 The text is what `python -m numba_fa.testing.speed` printed. One picture has TFLOP/s over seqlen beside the peers, a panel a
-kernel; the other our kernels under the roofline: what a chip can compute, and what it can read and write.
+problem; the other our kernels under the roofline: what a chip can compute, and what it can read and write.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.testing.flops import forward_flops
@@ -34,24 +34,34 @@ class Ceiling:
 CEILINGS = {"H200": Ceiling(989, 4.8), "H100": Ceiling(989, 3.35), "B200": Ceiling(2250, 8.0)}
 
 
+class Problem(NamedTuple):
+    """What kernels are compared on."""
+
+    head_dim: int
+    mask: str
+
+    def __str__(self) -> str:
+        return f"head_dim {self.head_dim}, {self.mask}"
+
+
 @dataclass(frozen=True)
 class Speeds:
-    """What was printed. rates: by (slug, seqlen), TFLOP/s of each contender."""
+    """What was printed. rates: by (problem, seqlen), TFLOP/s of each contender; of several kernels for one, the last's."""
 
     device: str
     versions: str
-    rates: dict[tuple[str, int], dict[str, float]]
+    rates: dict[tuple[Problem, int], dict[str, float]]
 
     @property
-    def slugs(self) -> list[str]:
-        """Kernels in the order printed."""
-        return list(dict.fromkeys(slug for slug, _ in self.rates))
+    def problems(self) -> list[Problem]:
+        """In the order printed."""
+        return list(dict.fromkeys(problem for problem, _ in self.rates))
 
-    def series(self, slug: str) -> dict[str, dict[int, float]]:
-        """Contender -> {seqlen: TFLOP/s} for a kernel."""
+    def series(self, problem: Problem) -> dict[str, dict[int, float]]:
+        """Contender -> {seqlen: TFLOP/s}; ours by a kernel or several, each for its lengths."""
         found: dict[str, dict[int, float]] = defaultdict(dict)
         for (other, seqlen), rates in self.rates.items():
-            if other == slug:
+            if other == problem:
                 for name, rate in rates.items():
                     found[name][seqlen] = rate
         return dict(found)
@@ -72,35 +82,36 @@ def parse(text: str) -> Speeds:
     contenders = [name for name in table[0][2:] if not name.startswith("over")]
     rates = {}
     for slug, seqlen, *cells in table[2:]:
-        rates[slug, int(seqlen)] = {n: float(cell) for n, cell in zip(contenders, cells) if re.fullmatch(r"[\d.]+", cell)}
+        key = DispatchKey.parse(slug)
+        problem = Problem(key.head_dim, key.mask)
+        rates[problem, int(seqlen)] = {n: float(cell) for n, cell in zip(contenders, cells) if re.fullmatch(r"[\d.]+", cell)}
     return Speeds(device, versions, rates)
 
 
-def intensity(slug: str, seqlen: int) -> tuple[float, float]:
+def intensity(problem: Problem, seqlen: int) -> tuple[float, float]:
     """(operations, bytes that must move) of a speed workload: q, k, v and out once, 16 bits an element."""
-    key = DispatchKey.parse(slug)
-    batch, heads = TOKENS // seqlen, HIDDEN // key.head_dim
-    flops = forward_flops(batch, heads, seqlen, seqlen, key.head_dim, key.head_dim, causal=key.mask == "causal")
+    head_dim, mask = problem
+    batch, heads = TOKENS // seqlen, HIDDEN // head_dim
+    flops = forward_flops(batch, heads, seqlen, seqlen, head_dim, head_dim, causal=mask == "causal")
     return flops, 4 * TOKENS * HIDDEN * 2
 
 
 def draw_speeds(speeds: Speeds, path: Path) -> None:
-    """TFLOP/s over seqlen, a panel a kernel."""
+    """TFLOP/s over seqlen, a panel a problem."""
     pyplot = _pyplot()
-    slugs = speeds.slugs
-    rows = -(-len(slugs) // 2)
+    problems = speeds.problems
+    rows = -(-len(problems) // 2)
     figure, panels = pyplot.subplots(rows, 2, figsize=(9, 2.6 * rows + 0.4), layout="constrained", squeeze=False)
-    for panel in panels.flat[len(slugs) :]:
+    for panel in panels.flat[len(problems) :]:
         panel.set_visible(False)
-    for panel, slug in zip(panels.flat, slugs):
-        key = DispatchKey.parse(slug)
-        for name, points in speeds.series(slug).items():
+    for panel, problem in zip(panels.flat, problems):
+        for name, points in speeds.series(problem).items():
             style = {"color": COLORS.get(name), "marker": "o", "markersize": 3, "linewidth": 2 if name == OURS else 1.2}
             panel.plot(list(points), list(points.values()), label=NAMES.get(name, name), **style)
         panel.set_xscale("log", base=2)
         panel.set_xticks(list(points), [f"{n // 1024}k" if n >= 1024 else str(n) for n in points])
         panel.set_ylim(bottom=0)
-        panel.set_title(f"head_dim {key.head_dim}, {key.mask}", fontsize=9)
+        panel.set_title(str(problem), fontsize=9)
         panel.grid(alpha=0.3)
     panels[0, 0].legend(fontsize=8)
     figure.supylabel("TFLOP/s, forward")
@@ -119,14 +130,13 @@ def draw_roofline(speeds: Speeds, path: Path) -> None:
     ridge = ceiling.compute / ceiling.bandwidth
     axes.plot([ridge / 8, ridge, 16384], [ceiling.compute / 8, ceiling.compute, ceiling.compute], color="black")
     axes.text(ridge, ceiling.compute * 1.04, f"{ceiling.compute:g} TFLOP/s, {ceiling.bandwidth:g} TB/s", fontsize=8)
-    for slug in speeds.slugs:
-        key = DispatchKey.parse(slug)
+    for problem in speeds.problems:
         points = []
-        for seqlen, rate in speeds.series(slug)[OURS].items():
-            flops, size = intensity(slug, seqlen)
+        for seqlen, rate in speeds.series(problem)[OURS].items():
+            flops, size = intensity(problem, seqlen)
             points.append((flops / size, rate))
-        style = "o--" if key.mask == "causal" else "o-"
-        axes.plot(*zip(*points), style, markersize=4, linewidth=1, label=f"head_dim {key.head_dim}, {key.mask}")
+        style = "o--" if problem.mask == "causal" else "o-"
+        axes.plot(*zip(*points), style, markersize=4, linewidth=1, label=str(problem))
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")

@@ -11,18 +11,18 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXT = """NVIDIA H200, torch 2, bfloat16, TFLOP/s
 | kernel | seqlen | numba_fa | cudnn | over the best peer |
 |---|---|---|---|---|
-| fwd-sm90-bf16-d64-full-m192n128s2 | 512 | 351 | 385 | 0.9 |
+| fwd-sm90-bf16-d64-full-m128n128s4 | 512 | 351 | 385 | 0.9 |
 | fwd-sm90-bf16-d64-full-m192n128s2 | 1024 | 409 | 433 | 0.9 |
 | fwd-sm90-bf16-d128-causal-m128n128s2 | 512 | 320 | 335 | 0.9 |
 """
-SLUG = "fwd-sm90-bf16-d64-full-m192n128s2"
+PROBLEM = (64, "full")
 
 
 def test_the_text_is_understood():
     speeds = parse(TEXT)
     assert (speeds.device, speeds.versions) == ("NVIDIA H200", "torch 2, bfloat16, TFLOP/s")
-    assert speeds.series(SLUG) == {"numba_fa": {512: 351.0, 1024: 409.0}, "cudnn": {512: 385.0, 1024: 433.0}}
-    assert len(speeds.slugs) == 2
+    assert speeds.series(PROBLEM) == {"numba_fa": {512: 351.0, 1024: 409.0}, "cudnn": {512: 385.0, 1024: 433.0}}
+    assert speeds.problems == [PROBLEM, (128, "causal")]
 
 
 def test_the_committed_text_is_understood():
@@ -38,7 +38,7 @@ def test_another_text_is_refused(text):
 
 
 def test_operations_a_byte():
-    flops, size = intensity(SLUG, 512)
+    flops, size = intensity(PROBLEM, 512)
     assert flops == 4 * 16384 * 512 * 2048 and size == 4 * 16384 * 2048 * 2
 
 
