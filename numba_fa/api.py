@@ -67,8 +67,7 @@ def attention(
 
     On torch's tensors that require grad, gradients of q, k, v, DenseBias's array, ALiBi's slopes, T5Bias's table and
     sink_logits are recorded, through the output and the LSE; out is not given then. Autocast casts q, k and v as it does
-    for torch's own attention; torch.compile takes the call into its graph. Gradients of other libraries' arrays:
-    `attention_backward`.
+    for torch's own attention; torch.compile takes the call into its graph. Of other libraries: `attention_backward`.
 
     Raises ProblemError (a ValueError) listing every fault of the arguments, UnsupportedError (a NotImplementedError)
     when no kernel computes the request or a gradient would be lost, CompileError for a MaskMod's or ScoreMod's function
@@ -79,8 +78,7 @@ def attention(
     how = key = call = None
     aux: Any = ()
     try:
-        if scale is not None:
-            scale = float(scale)
+        scale = None if scale is None else float(scale)
         if bias is not None or sink_logits is not None or (mask is not None and type(mask) is not str):
             given, aux = Given(mask, bias, sink_logits).glance()
         how = given, scale, return_lse, out is None, env.backend_mark()
@@ -98,9 +96,7 @@ def attention(
     if call is None:
         if _is_seen(q, k, v, given := Given(mask, bias, sink_logits)):
             return torch_calls.recorded(_operators(), q, k, v, given, scale, out, return_lse, False)
-        call, (q_at, k_at, v_at, out_at, _, *aux) = _checked_call(
-            key, q, k, v, given, scale, out, return_lse
-        )
+        call, (q_at, k_at, v_at, out_at, _, *aux) = _checked_call(key, q, k, v, given, scale, out, return_lse)
     return call.run(q, out, return_lse, q_at, k_at, v_at, out_at, aux)
 
 
