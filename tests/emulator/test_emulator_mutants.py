@@ -1,8 +1,11 @@
 """Every line of the Hopper forward that orders threads, copies or products is missed when it is left out."""
 
+import numpy as np
 import pytest
 
+import numba_fa
 from numba_fa.emulator import EmulationError
+from numba_fa.kernels.sm90 import forward
 from tests.emulator.attention_cases import Case, emulate, inputs
 from tests.emulator.mutants import make_mutant, sites
 
@@ -20,7 +23,7 @@ def test_sites_are_found():
 
 
 @pytest.mark.parametrize("site", SITES, ids=lambda site: "-".join(map(str, site)))
-def test_a_line_left_out_is_found(site):
+def test_a_line_left_out_is_found(site, monkeypatch):
     name, line, word = site
     factory = make_mutant(*site)
     seed = line % 3
@@ -31,3 +34,8 @@ def test_a_line_left_out_is_found(site):
         case = WIDE._replace(seed=seed)
         emulate(case, "sm90", *O_IN_Q, inputs(case), 1, factory)
         emulate(case, "sm90", *HALVES, inputs(case), 1, factory)
+        # Nor there, so where biases are a line over keys.
+        monkeypatch.setattr(forward, "make_forward", factory)
+        slopes = np.array([0.01], np.float32)
+        options = {"family": "sm90", "tile": TILE, "multiprocessors": 1, "seed": seed}
+        numba_fa.emulate(*inputs(CASE), bias=numba_fa.ALiBi(slopes), **options)

@@ -105,9 +105,7 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
         turn = int32(turn_at(wave, cuda.blockIdx.x, cuda.gridDim.x))
         scores = begin(barriers, consumer, q_tile, k_tile, wave, stage, phase, turn < total)
         while turn < total:
-            message = barriers + MESSAGES + MESSAGE * stage
-            word = int32(ld_shared_u32(message))
-            top, head, index = place_of(message, turn, tiles, heads, batch, together)
+            top, head, index = place_of(barriers + MESSAGES + MESSAGE * stage, turn, tiles, heads, batch, together)
             q_mine = q_tile + np.int64(wave % Q_SLOTS) * Q_STEP
             first = int32(top + row)
             # Rows past the end compute like the last one and are not stored; a user's arrays end there.
@@ -115,6 +113,7 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
             q1 = int32(min(first + 8, seqlen_q - 1))
 
             full = barriers + RING + SLOT * stage
+            word = int32(ld_shared_u32(barriers + MESSAGES + MESSAGE * stage))
             q_empty = held(barriers, consumer, wave) + HELD_EMPTY
             scores = wait_first(scores)
             if lane_0:
