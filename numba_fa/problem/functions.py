@@ -43,9 +43,21 @@ class UserFunction:
     def built(self, jit: Callable[[Callable[..., Any]], Any] = lambda function: function) -> Any:
         """The function, and each one that it calls, passed through `jit` (such as Numba's njit, or nothing at all).
 
-        What it refers to is bound as it was when it was declared.
+        What it refers to is bound as it was when it was declared. Of parameters beyond the aux arguments, such as
+        `limit=limit` in a lambda, the defaults are filled in: Numba compiles a function for all of its parameters.
         """
-        return rebuild(self.frozen, jit)
+        function, given = rebuild(self.frozen, jit), len(PARAMETERS[self.role]) + len(self.tokens)
+        beyond = self.frozen.code.co_argcount - given
+        return jit(_filled(function, given, self.frozen.defaults[-beyond:])) if beyond > 0 else function
+
+
+def _filled(function: Any, given: int, values: tuple[Any, ...]) -> Callable[..., Any]:
+    """The function of its first `given` parameters, with these values for the others."""
+    defaults = {f"default{i}": value for i, value in enumerate(values)}
+    names = ", ".join(f"x{i}" for i in range(given))
+    scope = {"function": function, **defaults}
+    exec(f"def filled({names}):\n    return function({', '.join([names, *defaults])})", scope)
+    return scope["filled"]
 
 
 # Every declared function by its name in slugs, so that a factory finds it from a dispatch key alone.
