@@ -25,7 +25,7 @@ from numba_fa.kernels.sm90.backward_shape import (
     V_FULL,
     BackwardShape,
 )
-from numba_fa.kernels.sm90.backward_visits import make_place
+from numba_fa.kernels.sm90.backward_visits import make_count_tiles, make_place
 from numba_fa.ptx.fragment import make_pack, make_scale_rows, make_zeros
 from numba_fa.ptx.fragment_columns import (
     make_column_exponential,
@@ -85,11 +85,7 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
     zeros, scale_rows, write_keys = make_zeros(OUTPUTS), make_scale_rows(OUTPUTS), make_write_keys(shape)
     take_turn, end_turn = make_ordered(shape)
     judge_t, chain_t = make_judge_t(SCORES, program, key.mask, fast=key.dtype == "bf16")
-    exponent_scale, locate = make_exponent_scale_t(program), make_place(shape)
-
-    @device
-    def count_tiles(seqlen_k):
-        return int32((opaque(seqlen_k) + BLOCK_N - 1) // BLOCK_N)
+    exponent_scale, locate, count_tiles = make_exponent_scale_t(program), make_place(shape), make_count_tiles(shape)
 
     @device
     def share_dq(barriers, consumer):

@@ -15,9 +15,8 @@ from numba_fa.kernels.sm90.backward_shape import (
     V_FULL,
     BackwardShape,
 )
-from numba_fa.kernels.sm90.backward_visits import make_place
+from numba_fa.kernels.sm90.backward_visits import make_count_tiles, make_place
 from numba_fa.ptx.bulk import bulk_load
-from numba_fa.ptx.integer import opaque
 from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.memory import ld_shared_u32
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
@@ -32,7 +31,7 @@ def make_backward_producer(shape: BackwardShape) -> Any:
     )  # fmt: skip
     V_OFFSET, Q_OFFSET, DO_OFFSET = shape.v_offset, shape.q_offset, shape.do_offset
     LSE_OFFSET, DELTA_OFFSET, MESSAGES = shape.lse_offset, shape.delta_offset, shape.message_offset
-    LOG_N, locate = BLOCK_N.bit_length() - 1, make_place(shape)
+    locate, count_tiles = make_place(shape), make_count_tiles(shape)
 
     @device
     def load(room, tensor, full, row_room, vector, first, head, index):
@@ -47,10 +46,6 @@ def make_backward_producer(shape: BackwardShape) -> Any:
         mbarrier_expect_tx(full, KV_BYTES)
         for atom in range(ATOMS):
             tma_load(room + atom * KV_ATOM, tensor, full, 64 * atom, start, head, index)
-
-    @device
-    def count_tiles(seqlen_k):
-        return int32(opaque(seqlen_k) + (BLOCK_N - 1)) >> LOG_N
 
     @device
     def produce(q, k, v, do, rows, base, barriers, heads_kv, batch, seqlen_k):

@@ -10,7 +10,7 @@ from typing import Any
 from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.backward_shape import EMPTY, RING, SLOT, TOLD, BackwardShape
-from numba_fa.kernels.sm90.backward_visits import make_place, make_visits
+from numba_fa.kernels.sm90.backward_visits import make_count_tiles, make_place, make_visits
 from numba_fa.ptx.elementwise import index as position
 from numba_fa.ptx.elementwise import scalars
 from numba_fa.ptx.integer import opaque, quotient
@@ -25,8 +25,8 @@ def make_scout(shape: BackwardShape, program: Program) -> Any:
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES, MESSAGES = key.block_m, key.block_n, key.stages, shape.message_offset
     CONSUMERS = BLOCK_N // 64  # that own keys of their own
-    LOG_M, LOG_N = BLOCK_M.bit_length() - 1, BLOCK_N.bit_length() - 1
-    seen_whole, locate = program.whole, make_place(shape)
+    LOG_M = BLOCK_M.bit_length() - 1
+    seen_whole, locate, count_tiles = program.whole, make_place(shape), make_count_tiles(shape)
     first_tile, next_tile, _ = make_visits(shape, program)
 
     @device
@@ -43,10 +43,6 @@ def make_scout(shape: BackwardShape, program: Program) -> Any:
             if int32(top + 64) > seqlen_k or not whole(index, head, first, last, top, top + 63, aux):
                 bits |= int32(1 << c)
         return bits
-
-    @device
-    def count_tiles(seqlen_k):
-        return int32(opaque(seqlen_k) + (BLOCK_N - 1)) >> LOG_N
 
     @device
     def scout(barriers, heads, heads_kv, batch, seqlen_q, seqlen_k, aux):

@@ -31,7 +31,7 @@ from numba_fa.kernels.sm90.backward_shape import (
     V_FULL,
     BackwardShape,
 )
-from numba_fa.kernels.sm90.backward_visits import make_place
+from numba_fa.kernels.sm90.backward_visits import make_count_tiles, make_place
 from numba_fa.ptx.fragment import make_pack, make_scale_rows, make_zeros
 from numba_fa.ptx.fragment_columns import (
     make_column_exponential,
@@ -73,10 +73,6 @@ def _make_parts(shape: BackwardShape) -> SimpleNamespace:
     take_turn, end_turn = make_ordered(shape)
 
     @device
-    def count_tiles(seqlen_k):
-        return int32((opaque(seqlen_k) + BLOCK_N - 1) // BLOCK_N)
-
-    @device
     def k_major(address):
         return np.int64(K_MAJOR) | np.int64((address & 0x3FFFF) >> 4)
 
@@ -110,7 +106,7 @@ def _make_parts(shape: BackwardShape) -> SimpleNamespace:
         return begin, add, make_wait(COLUMNS // 2, 0)
 
     return SimpleNamespace(
-        count_tiles=count_tiles, k_major=k_major, q_columns=q_columns, gemm_scores=gemm_scores, make_dq=make_dq,
+        count_tiles=make_count_tiles(shape), k_major=k_major, q_columns=q_columns, gemm_scores=gemm_scores, make_dq=make_dq,
         gemm_keys=make_gemm_rs(HEAD_DIM, BLOCK_M // 16, operand, mn_major_step), wait_scores=make_wait(BLOCK_M // 2, 0),
         wait_keys=make_wait(HEAD_DIM // 2, 0), zeros=make_zeros(HEAD_DIM // 2), pack=make_pack(BLOCK_M // 2, key.dtype),
         locate=make_place(shape), write_keys=make_write_keys(shape),

@@ -7,9 +7,21 @@ from numba_fa.jit import device, int32
 from numba_fa.kernels.sm90.backward_shape import BackwardShape
 from numba_fa.ptx.elementwise import index as position
 from numba_fa.ptx.elementwise import scalars, to_int32
-from numba_fa.ptx.integer import quotient
+from numba_fa.ptx.integer import opaque, quotient
 
 _TWO_WAVES = 264  # blocks: two for each SM of an H100 or H200
+
+
+def make_count_tiles(shape: BackwardShape) -> Any:
+    """count_tiles(seqlen_k) -> tiles of keys of a head; counted anew at each use, for registers are dear in loops."""
+    BLOCK_N = shape.key.block_n
+    LOG_N = BLOCK_N.bit_length() - 1
+
+    @device
+    def count_tiles(seqlen_k):
+        return int32(opaque(seqlen_k) + (BLOCK_N - 1)) >> LOG_N
+
+    return count_tiles
 
 
 def make_place(shape: BackwardShape) -> Any:
@@ -31,7 +43,8 @@ def _place_in_order(turn, tiles, heads_kv, batch):
     """The last tile of several heads, then the last but one of each, as dQ is summed up (`backward_order.py`).
 
     So many heads that a tile's successor starts two waves of blocks later: time for what is handed on to arrive, which takes
-    about as long as a step. A head by itself took 1.4 to 2.3 times as long (H200, 2026-11-27).
+    about as long as a step. The first tiles first, a head's by themselves, took 1.2 to 2.4 times the time of sums in any
+    order (H200, 2026-11-27; findings 0013).
     """
     together = max(int32(1), quotient(_TWO_WAVES, tiles))
     group = int32(quotient(turn, int32(together * tiles)) * together)

@@ -79,7 +79,7 @@ class Shape:
     def q_slots(self) -> int:
         """Slots for Q: with two, the next tile's comes under this tile.
 
-        Consumers that take turns do that for each other: two slots made head_dim 128 slower (0.96 to 0.98), but head_dim 64,
+        Consumers that take turns do that for each other: two slots made head_dim 128 slower (0.97 to 1.01), but head_dim 64,
         which has half as much to do a tile, quicker (1.03 to 1.06 at seqlen 512 and 1024, causal; H200, 2026-11-27).
         """
         alone = self.pingpong and self.atoms > 1
@@ -87,8 +87,8 @@ class Shape:
 
     @property
     def told(self) -> bool:
-        """Whether consumers are told where a tile lies, which is quicker (1.02 at head_dim 128, 1.1 at 64, seqlen 512; H200,
-        2026-11-27) and takes registers that other masks, biases and three consumers do not leave."""
+        """Whether consumers are told where a tile lies, which is quicker (1.03 at head_dim 128, 1.12 at 64, seqlen 512;
+        H200, 2026-11-27) and takes registers that other masks, biases and three consumers do not leave."""
         return self.pingpong and self.key.bias == NO_BIAS and self.key.mask in ("full", "causal")
 
     @property

@@ -15,8 +15,8 @@ from numba_fa.tile.scheduler import balance
 SIGNATURE = (*["tensor_map"] * 4, "pointer", *["int32"] * 6, "float32")
 # Keys and values of the heads that blocks work on together; of the 50 MB L2 of an H100 or H200, for Q and O flow through.
 _L2_BYTES = 12 << 20
-# The same of short sequences, where a head's keys and values are wanted at once by all of its few tiles: 1.01 to 1.14 times
-# as fast at head_dim 128 and 256 up to this length, 0.98 at head_dim 64 (H200, 2026-11-27).
+# The same of short sequences, where a head's keys and values are wanted at once by all of its few tiles: 1.00 to 1.14 times
+# as fast at head_dim 128 and 256 up to this length, 0.96 to 0.99 at head_dim 64 (H200, 2026-11-27).
 _SHORT, _SHORT_BYTES = 2048, 1 << 20
 # Below this, uneven blocks lose more than overlapping epilogues with loads gains (docs/findings/0002).
 _EVEN = 0.95
