@@ -50,8 +50,15 @@ def test_who_has_disabled_it_finds_it_so():
 
 
 def test_what_somebody_has_frozen_stays_frozen():
+    ring = Ring()
     gc.freeze()
-    frozen = gc.get_freeze_count()
+    kept = weakref.ref(ring)
+    del ring
     with collector_at_rest():
         pass
-    assert gc.get_freeze_count() == frozen and gc.isenabled()
+    gc.collect()
+    assert kept() is not None, "the collector came to what was frozen"
+    assert gc.isenabled()
+    gc.unfreeze()
+    gc.collect()
+    assert kept() is None
