@@ -52,16 +52,16 @@ def attention(
 ) -> Any:
     """Exact attention: softmax of the biased, masked scores scale * q k^T, times v.
 
-    q: (batch, seqlen_q, heads, head_dim). k, v: (batch, seqlen_k, heads_kv, head_dim), heads a multiple of heads_kv
-    (MQA, GQA). float32, float16 or bfloat16 of NumPy, torch, CuPy, JAX or Numba; any strides with a contiguous last
+    q: (batch, seqlen_q, heads, head_dim). k: (batch, seqlen_k, heads_kv, head_dim), heads a multiple of heads_kv (MQA, GQA).
+    v: like k, or with a head_dim of its own, as multi-head latent attention has (192 beside 128). float32, float16 or bfloat16 of NumPy, torch, CuPy, JAX or Numba; any strides with a contiguous last
     axis. mask: None or "full", "causal" (query i sees key j when j <= i + seqlen_k - seqlen_q), or a mask object:
     Causal, SlidingWindow, KeyPadding, Document, PrefixLM, MaskMod (a Python function), a BlockMask, or several of them
     combined with & and |. bias: ALiBi, DenseBias, T5Bias, Softcap or ScoreMod (a Python function), or a sequence of
     them, applied in order to the scaled scores. sink_logits: float32 (heads,), a logit a head that joins the
-    denominator and the LSE only. scale: of the scores, 1/sqrt(head_dim) by default. out: where to write, like q; it
+    denominator and the LSE only. scale: of the scores, 1/sqrt(head_dim) by default. out: where to write, like q with v's head_dim; it
     shares no memory with what is read, but for q where it is q.
 
-    Returns the output, an array of the caller's kind and of q's shape and dtype, enqueued on the caller's current
+    Returns the output, an array of the caller's kind, of q's dtype and of q's shape with v's head_dim, enqueued on the caller's current
     stream; with return_lse also the natural-log-sum-exp of the scores that are seen, float32 (batch, heads, seqlen_q).
     A query that sees no key has output 0 and LSE -inf (with sink_logits: its head's logit).
 
@@ -283,9 +283,8 @@ def _checked_call(
     call = None if key is None else _CALLS.get(key)
     if call is None:
         ready = _ready(problem, q, views, out_view, return_lse)
-        shape = views[0].shape
         call = _Call(
-            ready, ready.launch, ready.out_is_apart, library.maker(q, shape, views[0].dtype),
+            ready, ready.launch, ready.out_is_apart, library.maker(q, problem.out_shape, views[0].dtype),
             library.maker(q, _lse_shape(problem), "float32"), library.address, ready.stream, library.wrote,
             None if library.finish is same else library.finish, 0 if key is None else key[1],
         )  # fmt: skip
@@ -305,7 +304,7 @@ def _ready(problem: Problem, q: Any, views: Views, out: ArrayView | None, return
     """A plan's launch for arrays that lie so; results that are to be made will be dense."""
     lse_shape = _lse_shape(problem)
     lse = ArrayView(0, lse_shape, dense_strides(lse_shape), "float32", 4, problem.device) if return_lse else None
-    made = replace(views[0], strides=dense_strides(views[0].shape), writable=True)
+    made = replace(views[0], shape=problem.out_shape, strides=dense_strides(problem.out_shape), writable=True)
     return _plan(problem, env.backend()).ready(Arrays(*views, out or made, lse), q)
 
 

@@ -132,9 +132,9 @@ def _autocast(torch: Any, device: str, operator: Any) -> Callable[..., Any]:
 
 
 def _empty_results(torch: Any) -> Callable[..., Any]:
-    def fake(q: Any, *rest: Any) -> tuple[Any, Any]:
+    def fake(q: Any, k: Any, v: Any, *rest: Any) -> tuple[Any, Any]:
         batch, seqlen_q, heads, _ = q.shape
-        return q.new_empty(q.shape), q.new_empty((batch, heads, seqlen_q), dtype=torch.float32)
+        return q.new_empty((*q.shape[:3], v.shape[3])), q.new_empty((batch, heads, seqlen_q), dtype=torch.float32)
 
     return fake
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 _SLUG = re.compile(
-    r"(?P<op>fwd|block|bwd(?:_[a-z]+\d*)?)-(?P<family>\w+)-(?P<dtype>\w+)-d(?P<head_dim>\d+)-(?P<mask>[\w+]+)(?:-(?P<bias>[\w+]+))?"
+    r"(?P<op>fwd|block|bwd(?:_[a-z]+\d*)?)-(?P<family>\w+)-(?P<dtype>\w+)-d(?P<head_dim>\d+)(?:v(?P<head_dim_v>\d+))?-(?P<mask>[\w+]+)(?:-(?P<bias>[\w+]+))?"
     r"-m(?P<block_m>\d+)n(?P<block_n>\d+)s(?P<stages>\d+)"
 )
-_NUMBERS = ("head_dim", "block_m", "block_n", "stages")
+_NUMBERS = ("head_dim", "head_dim_v", "block_m", "block_n", "stages")
 NO_BIAS = "none"
 
 
@@ -20,7 +20,8 @@ class DispatchKey:
 
     op: "fwd", "bwd", "block", or one of the other kernels of a backward, "bwd_" and its name, maybe with a bias's number.
 
-    head_dim: as compiled, padded to what the family's instructions take. block_m: queries a tile. block_n: keys a
+    head_dim, head_dim_v: columns of queries and keys, and of values, as compiled, padded to what the family's instructions
+    take; head_dim_v 0 becomes head_dim, and a slug names it where it is another. block_m: queries a tile. block_n: keys a
     tile. stages: depth of the key/value ring (1: no ring). mask: names in prefix order joined by "+", such as
     "all2+causal+padding". bias: names in the order applied, "sink" last; "none" where there are none.
 
@@ -30,6 +31,8 @@ class DispatchKey:
     128
     >>> DispatchKey.parse('fwd-sm90-bf16-d128-causal-softcap+alibi-m128n128s2').bias
     'softcap+alibi'
+    >>> DispatchKey.parse('fwd-sm90-bf16-d192v128-causal-m128n112s2').head_dim_v
+    128
     >>> DispatchKey.parse('bwd_det-sm90-bf16-d128-causal-m64n128s2').op
     'bwd_det'
     """
@@ -43,13 +46,23 @@ class DispatchKey:
     block_n: int
     stages: int
     bias: str = NO_BIAS
+    head_dim_v: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)
+
+    @property
+    def widest(self) -> int:
+        """The wider of head_dim and head_dim_v."""
+        return max(self.head_dim, self.head_dim_v)
 
     @property
     def slug(self) -> str:
         """The key as a file name, test id, benchmark parameter and command-line argument."""
         bias = "" if self.bias == NO_BIAS else f"-{self.bias}"
+        values = "" if self.head_dim_v == self.head_dim else f"v{self.head_dim_v}"
         return (
-            f"{self.op}-{self.family}-{self.dtype}-d{self.head_dim}-{self.mask}{bias}"
+            f"{self.op}-{self.family}-{self.dtype}-d{self.head_dim}{values}-{self.mask}{bias}"
             f"-m{self.block_m}n{self.block_n}s{self.stages}"
         )
 
@@ -61,5 +74,6 @@ class DispatchKey:
         found = _SLUG.fullmatch(slug)
         if not found:
             raise ValueError(f"{slug!r} is no slug; one looks like fwd-sm90-bf16-d128-causal-m128n128s2")
-        fields: dict[str, Any] = found.groupdict(NO_BIAS)
-        return cls(**fields | {name: int(fields[name]) for name in _NUMBERS})
+        fields: dict[str, Any] = found.groupdict()
+        numbers = {name: int(fields[name] or 0) for name in _NUMBERS}
+        return cls(**fields | numbers | {"bias": fields["bias"] or NO_BIAS})

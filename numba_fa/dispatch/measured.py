@@ -24,11 +24,12 @@ from numba_fa.dispatch.tiles import Tile
 from numba_fa.errors import StoreWarning
 
 FORMAT = 1
+Cell = tuple[str, int, int, str, str]
 
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """The fastest tile of a kind of call. speeds: of every tile measured, by its name in a slug, over the tile of before."""
+    """The fastest tile of a kind of call; head_dim_v 0: as head_dim. speeds: of every tile measured, by its name in a slug, over the tile of before."""
 
     family: str
     head_dim: int
@@ -36,11 +37,12 @@ class MeasuredRow:
     bias: str
     tile: Tile
     speeds: dict[str, float] = field(default_factory=dict, hash=False)
+    head_dim_v: int = 0
 
     @property
-    def cell(self) -> tuple[str, int, str, str]:
+    def cell(self) -> Cell:
         """What it speaks for."""
-        return self.family, self.head_dim, self.mask, self.bias
+        return self.family, self.head_dim, self.head_dim_v or self.head_dim, self.mask, self.bias
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,15 @@ class MeasuredTable:
         return tuple(kept[cell] for cell in sorted(kept))
 
 
-def cell_of(key: DispatchKey) -> tuple[str, int, str, str]:
-    """(family, head_dim, mask, bias) of a key."""
-    return key.family, key.head_dim, key.mask, key.bias
+def cell_of(key: DispatchKey) -> Cell:
+    """(family, head_dim, head_dim_v, mask, bias) of a key."""
+    return key.family, key.head_dim, key.head_dim_v, key.mask, key.bias
+
+
+def row_for(key: DispatchKey, tile: Tile, speeds: dict[str, float]) -> MeasuredRow:
+    """The row that gives calls like the key's this tile."""
+    head_dim_v = 0 if key.head_dim_v == key.head_dim else key.head_dim_v
+    return MeasuredRow(key.family, key.head_dim, key.mask, key.bias, tile, speeds, head_dim_v)
 
 
 def path_for(gpu: str) -> Path:

@@ -89,7 +89,7 @@ def _closest(problem: Problem, variant: Variant) -> tuple[tuple[int, int, int], 
     itemsizes = {dtype.name: dtype.itemsize for dtype in DTYPES.values()}
     size, dim = problem.dtype.itemsize, problem.head_dim
     dtype = min(variant.dtypes, key=lambda name: (name != problem.dtype.name, abs(itemsizes[name] - size)))
-    head_dim = min(variant.head_dims, key=lambda n: abs(n - dim))
+    head_dim, head_dim_v = (min(variant.head_dims, key=lambda n: abs(n - d)) for d in (dim, problem.head_dim_v))
     kinds, mask = problem.mask.kinds, problem.mask.name
     if not set(kinds) <= set(variant.masks):
         mask = "causal" if "causal" in kinds and "causal" in variant.masks else variant.masks[0]
@@ -97,7 +97,8 @@ def _closest(problem: Problem, variant: Variant) -> tuple[tuple[int, int, int], 
     kept += ["sink"] if problem.sink_logits and variant.sink else []
     bias = "+".join(kept) or NO_BIAS
     changed = (
-        dtype != problem.dtype.name, head_dim != dim, mask != problem.mask.name, bias != problem.bias_name,
+        dtype != problem.dtype.name, head_dim != dim, head_dim_v != problem.head_dim_v and problem.own_head_dim_v, mask != problem.mask.name, bias != problem.bias_name,
     )  # fmt: skip
-    words = f"{dtype}, head_dim {head_dim}, mask {mask}" + ("" if problem.bias_name == NO_BIAS else f", bias {bias}")
-    return (sum(changed), abs(itemsizes[dtype] - size), abs(head_dim - dim)), words
+    values = f" (v's {head_dim_v})" if problem.own_head_dim_v else ""
+    words = f"{dtype}, head_dim {head_dim}{values}, mask {mask}" + ("" if problem.bias_name == NO_BIAS else f", bias {bias}")
+    return (sum(changed), abs(itemsizes[dtype] - size), abs(head_dim - dim) + abs(head_dim_v - problem.head_dim_v)), words

@@ -26,7 +26,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Row:
-    """For `family`, head_dims up to `head_dim` and `mask` (None: any): block_m queries by block_n keys, stages deep.
+    """For `family`, head_dims (the wider, where values have another) up to `head_dim` and `mask` (None: any): block_m queries by block_n keys, stages deep.
 
     biased: for calls with biases only, or for those without; None for either. most: for calls of at most so many queries
     and as many keys; None for any, and then before no row with a bound. origin: where it comes from.
@@ -72,22 +72,25 @@ TABLE = (
 AHEAD = ("full", "causal")
 
 
-def key_for(op: str, family: str, dtype: str, head_dim: int, mask: str, bias: str = NO_BIAS) -> DispatchKey:
-    """The key with the table's tile for any length, or a computed one. head_dim: as compiled. mask, bias: as in a slug."""
+def key_for(
+    op: str, family: str, dtype: str, head_dim: int, mask: str, bias: str = NO_BIAS, head_dim_v: int = 0
+) -> DispatchKey:
+    """The key with the table's tile for any length, or a computed one. head_dim, head_dim_v: as compiled; mask, bias: as in
+    a slug."""
     for row in TABLE:
-        if row.most is None and row.speaks_for(family, head_dim, mask, bias):
-            return DispatchKey(op, family, dtype, head_dim, mask, row.block_m, row.block_n, row.stages, bias)
-    tile = tiles.default_tile(family, head_dim)
+        if row.most is None and row.speaks_for(family, max(head_dim, head_dim_v), mask, bias):
+            return DispatchKey(op, family, dtype, head_dim, mask, row.block_m, row.block_n, row.stages, bias, head_dim_v)
+    tile = tiles.default_tile(family, head_dim, head_dim_v=head_dim_v)
     if tile is None:
         raise LookupError(f"no tile for {family} head_dim {head_dim} {mask}")
-    return DispatchKey(op, family, dtype, head_dim, mask, *tile, bias)
+    return DispatchKey(op, family, dtype, head_dim, mask, *tile, bias, head_dim_v)
 
 
 def for_length(key: DispatchKey, longest: int) -> DispatchKey:
     """The key with the table's tile for calls of at most `longest` queries and keys, if it has one. Of a forward: the table
     knows no others' tiles."""
     for row in TABLE if key.op == "fwd" else ():
-        if row.speaks_for(key.family, key.head_dim, key.mask, key.bias):
+        if row.speaks_for(key.family, key.widest, key.mask, key.bias):
             if row.most is None:
                 return key
             if longest <= row.most:
@@ -107,10 +110,10 @@ def on_device(key: DispatchKey, device: Device) -> DispatchKey:
     own = measured_tile(key, device)
     if own is not None:
         return tiles.with_tile(key, own)
-    needed = tiles.shared_bytes(key.family, key.head_dim, tiles.tile_of(key))
+    needed = tiles.shared_bytes(key.family, key.head_dim, tiles.tile_of(key), key.head_dim_v)
     if needed <= (device.shared_bytes or needed):
         return key
-    fitting = tiles.default_tile(key.family, key.head_dim, device.shared_bytes)
+    fitting = tiles.default_tile(key.family, key.head_dim, device.shared_bytes, key.head_dim_v)
     return tiles.with_tile(key, fitting) if fitting else key
 
 
@@ -119,7 +122,7 @@ def measured_tile(key: DispatchKey, device: Device) -> tiles.Tile | None:
     table = None if device.arch == "cpu" or key.op != "fwd" else measured.table_for(device.name)
     tile = table.tile_for(key) if table else None
     limit = device.shared_bytes or tiles.MOST_BYTES
-    return tile if tile and tiles.fits(key.family, key.head_dim, tile, limit) else None
+    return tile if tile and tiles.fits(key.family, key.head_dim, tile, limit, key.head_dim_v) else None
 
 
 def tuned_keys(variant: Variant) -> Iterator[DispatchKey]:

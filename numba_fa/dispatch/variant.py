@@ -19,7 +19,8 @@ MASKS, BIASES = tuple(masks.KINDS), tuple(biases.KINDS)
 
 @dataclass(frozen=True, slots=True)
 class Arrays:
-    """A call's arrays: q, k, v, out (batch, seqlen, heads, head_dim), lse (batch, heads, seqlen_q) or None."""
+    """A call's arrays: q, k (batch, seqlen, heads, head_dim), v, out (batch, seqlen, heads, head_dim_v), lse (batch, heads,
+    seqlen_q) or None."""
 
     q: ArrayView
     k: ArrayView
@@ -39,7 +40,8 @@ Wanted = frozenset[str]
 
 @dataclass(frozen=True, slots=True)
 class GradientArrays:
-    """A backward's arrays. q, k, v, out, dout: (batch, seqlen, heads, head_dim); lse: float32 (batch, heads, seqlen_q).
+    """A backward's arrays. q, k: (batch, seqlen, heads, head_dim); v, out, dout: (batch, seqlen, heads, head_dim_v); lse:
+    float32 (batch, heads, seqlen_q).
 
     dlse, like lse: the gradient of the LSE, if it has one. Results, None where not wanted: dq, dk, dv like q, k, v; dsink,
     float32 (heads,); dbias, one entry a bias, float32, broadcast as the bias's own array is among its launch arguments.
@@ -95,10 +97,10 @@ class TensorMap:
 class Variant:
     """One kernel: what it computes (declared, so that tests and the support matrix follow) and how it is called.
 
-    masks, biases: kinds; sink: whether it takes sink_logits. head_dims: supported values. alignment: bytes that must
+    masks, biases: kinds; sink: whether it takes sink_logits. head_dims: supported values, of head_dim_v too. alignment: bytes that must
     divide every address and stride. source: "module:factory", imported only to compile. signature(dtype): kinds of the
-    kernel's own parameters, as in `jit.TOKENS`. key_for(dtype, head_dim, mask, bias) gives a key, of mask and bias as in
-    slugs; for_length(key, longest), the one for calls of at most `longest` queries and keys; grid and arguments turn a
+    kernel's own parameters, as in `jit.TOKENS`. key_for(dtype, head_dim, mask, bias, head_dim_v) gives a key, of mask and bias
+    as in slugs, by default with head_dim_v as head_dim; for_length(key, longest), the one for calls of at most `longest` queries and keys; grid and arguments turn a
     problem into a launch grid and the values of the parameters, from `Arrays` or `GradientArrays`.
     programmed: whether the kernel takes, last, what mask, biases and sink_logits pass;
     program(problem) gives that. limits: further reasons against a problem. task: what it is chosen for, "fwd" or "bwd";
@@ -118,7 +120,7 @@ class Variant:
     alignment: int
     source: str
     signature: Callable[[str], tuple[str, ...]]
-    key_for: Callable[[str, int, str, str], DispatchKey]
+    key_for: Callable[..., DispatchKey]
     grid: Callable[[Problem, DispatchKey, Device], tuple[int, int, int]]
     arguments: Callable[[Problem, DispatchKey, Any], tuple[Any, ...]]
     limits: Callable[[Problem], list[str]] = lambda problem: []
@@ -138,7 +140,8 @@ class Variant:
 
     def configure(self, problem: Problem) -> DispatchKey:
         """The key of the kernel for a problem."""
-        key = self.key_for(problem.dtype.name, problem.head_dim, problem.mask.name, problem.bias_name)
+        names = problem.mask.name, problem.bias_name
+        key = self.key_for(problem.dtype.name, problem.head_dim, *names, problem.head_dim_v)
         return self.for_length(key, max(problem.seqlen_q, problem.seqlen_k))
 
     def not_supported(self, problem: Problem, device: Device) -> list[str]:
@@ -148,9 +151,11 @@ class Variant:
             reasons.append(f"{self.family} kernels do not run on {device.name} ({device.arch})")
         if problem.dtype.name not in self.dtypes:
             reasons.append(f"dtype {problem.dtype.array_name}, not one of {', '.join(self.dtypes)}")
-        if problem.head_dim not in self.head_dims:
-            least, most = self.head_dims[0], self.head_dims[-1]
-            reasons.append(f"head_dim {problem.head_dim}, not {least} to {most} in steps of {self.head_dims.step}")
+        least, most, step = self.head_dims[0], self.head_dims[-1], self.head_dims.step
+        dims = {"head_dim": problem.head_dim} | ({"v's head_dim": problem.head_dim_v} if problem.own_head_dim_v else {})
+        reasons += [
+            f"{name} {dim}, not {least} to {most} in steps of {step}" for name, dim in dims.items() if dim not in self.head_dims
+        ]
         missing = [kind for kind in problem.mask.kinds if kind not in self.masks]
         reasons += [f"mask {kind}, not one of {', '.join(self.masks)}" for kind in missing]
         lacking = dict.fromkeys(bias.kind for bias in problem.biases if bias.kind not in self.biases)

@@ -78,7 +78,8 @@ def emulate(
         raise ProblemError([f"tile {tile} takes {source.shared_bytes} bytes of shared memory; there are {SHARED_LIMIT}"])
     _check_time(seconds(problem, key), limit_s)
 
-    out = np.full_like(arrays[0], np.nan, order="C", subok=False)
+    q, _, v = arrays[:3]
+    out = np.full((*q.shape[:3], v.shape[3]), np.nan, q.dtype)
     lse = np.full((problem.batch, problem.heads, problem.seqlen_q), np.nan, np.float32)
     call = Arrays(*views, library.view(out), library.view(lse))
     values = (*variant.arguments(problem, key, call), *(variant.program(problem) if variant.programmed else ()))

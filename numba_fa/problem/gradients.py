@@ -15,7 +15,7 @@ Wanted = frozenset[str]
 
 
 class Saved(NamedTuple):
-    """Views of dout and of what the forward left: out like q; lse and, if the LSE has a gradient, dlse."""
+    """Views of dout and of what the forward left: out; lse and, if the LSE has a gradient, dlse."""
 
     dout: ArrayView
     out: ArrayView
@@ -43,11 +43,10 @@ def wanted_of(wanted: Any, biases: Sequence[Bias], sink: bool) -> tuple[Wanted, 
 def saved_faults(problem: Problem, saved: Saved) -> list[str]:
     """Faults of dout, out, lse and dlse as what belongs to a forward of this problem."""
     rows = (problem.batch, problem.heads, problem.seqlen_q)
-    like_q = (problem.batch, problem.seqlen_q, problem.heads, problem.head_dim)
     faults = []
     for name, view in (("dout", saved.dout), ("out", saved.out)):
-        faults += _kind_faults(name, view, problem.dtype.array_name, like_q, "out's")
-        if view.shape == like_q and not view.contiguous_last:
+        faults += _kind_faults(name, view, problem.dtype.array_name, problem.out_shape, "out's")
+        if view.shape == problem.out_shape and not view.contiguous_last:
             faults.append(f"{name}'s last axis has stride {view.strides[-1]}; it must be contiguous (stride 1)")
         faults += place_faults(name, view, problem.device)
     for name, view in (("lse", saved.lse), ("dlse", saved.dlse)):  # type: ignore[assignment]

@@ -32,7 +32,8 @@ class CallSizes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Forward attention of q (batch, seqlen_q, heads, head_dim) over k, v (batch, seqlen_k, heads_kv, head_dim).
+    """Forward attention of q (batch, seqlen_q, heads, head_dim) over k (batch, seqlen_k, heads_kv, head_dim) and v (batch,
+    seqlen_k, heads_kv, head_dim_v).
 
     alignment: the largest power of two (at most 16) that divides every address and stride of q, k, v, out, in
     bytes. scale multiplies q.k. device is "cpu" or "cuda:N". mask, biases (applied in order) and sink_logits hold
@@ -46,6 +47,7 @@ class Problem:
     heads: int
     heads_kv: int
     head_dim: int
+    head_dim_v: int
     mask: Mask
     scale: float
     device: str
@@ -60,8 +62,18 @@ class Problem:
         return (
             f"{self.dtype.array_name} {self.mask.name}{bias} attention on {self.device}, batch {self.batch}, "
             f"seqlen {self.seqlen_q} x {self.seqlen_k}, heads {self.heads} over {self.heads_kv}, "
-            f"head_dim {self.head_dim}"
+            f"head_dim {self.head_dim}" + (f" (v's {self.head_dim_v})" if self.own_head_dim_v else "")
         )
+
+    @property
+    def own_head_dim_v(self) -> bool:
+        """Whether values have another head_dim than queries and keys."""
+        return self.head_dim_v != self.head_dim
+
+    @property
+    def out_shape(self) -> tuple[int, int, int, int]:
+        """Of the output."""
+        return self.batch, self.seqlen_q, self.heads, self.head_dim_v
 
     @property
     def bias_name(self) -> str:
@@ -97,7 +109,7 @@ class Problem:
     ) -> Problem:
         """Describe the call, or raise ProblemError with every fault.
 
-        Shapes are (batch, seqlen, heads, head_dim); lse is float32 (batch, heads, seqlen_q), contiguous; sink_logits
+        Shapes are (batch, seqlen, heads, head_dim), of v and out with their own head_dim; lse is float32 (batch, heads, seqlen_q), contiguous; sink_logits
         float32 (heads,). Masks and biases are viewed (`Declaration.viewed`). `scale` defaults to 1/sqrt(head_dim).
         """
         arrays = {"q": q, "k": k, "v": v} | ({"out": out} if out else {})
@@ -125,6 +137,7 @@ class Problem:
             heads=heads,
             heads_kv=k.shape[2],
             head_dim=head_dim,
+            head_dim_v=v.shape[3],
             mask=chosen,
             scale=head_dim**-0.5 if scale is None else float(scale),
             device=q.device,
@@ -200,7 +213,7 @@ def _axis_faults(arrays: dict[str, ArrayView], out: ArrayView | None, lse: Array
     ]
     faults += _shape_faults(arrays["q"], arrays["k"], arrays["v"])
     if out is not None:
-        faults += _out_faults(arrays["q"], out) + _shared_faults(out, arrays)
+        faults += _out_faults((*arrays["q"].shape[:3], arrays["v"].shape[3]), out) + _shared_faults(out, arrays)
     if lse is not None:
         faults += _lse_faults(arrays["q"], lse)
     return faults
@@ -222,11 +235,12 @@ def _shape_faults(q: ArrayView, k: ArrayView, v: ArrayView) -> list[str]:
         faults.append(f"v's shape {v.shape} does not go with k's {k.shape}; batch, seqlen and heads must be equal")
     if k.shape[0] != batch:
         faults.append(f"k has batch {k.shape[0]}, q has {batch}; they must be equal")
-    for name, view in (("k", k), ("v", v)):
-        if view.shape[3] != head_dim:
-            faults.append(f"{name} has head_dim {view.shape[3]}, q has {head_dim}; they must be equal")
-    if head_dim == 0 or head_dim % 8:
-        faults.append(f"head_dim is {head_dim}; a multiple of 8 is wanted, the next is {head_dim // 8 * 8 + 8}")
+    if k.shape[3] != head_dim:
+        faults.append(f"k has head_dim {k.shape[3]}, q has {head_dim}; they must be equal")
+    own = {"v's head_dim": v.shape[3]} if v.shape[3] != head_dim else {}
+    for name, dim in ({"head_dim": head_dim} | own).items():
+        if dim == 0 or dim % 8:
+            faults.append(f"{name} is {dim}; a multiple of 8 is wanted, the next is {dim // 8 * 8 + 8}")
     for name, length in (("batch", batch), ("seqlen_q", seqlen_q), ("heads", heads), ("heads_kv", heads_kv)):
         if length == 0:
             faults.append(f"{name} is 0; at least 1 is wanted")
@@ -235,13 +249,13 @@ def _shape_faults(q: ArrayView, k: ArrayView, v: ArrayView) -> list[str]:
     return faults
 
 
-def _out_faults(q: ArrayView, out: ArrayView) -> list[str]:
+def _out_faults(wanted: tuple[int, ...], out: ArrayView) -> list[str]:
     faults = []
-    if out.shape != q.shape:
-        faults.append(f"out has shape {out.shape}; q's shape {q.shape} is wanted")
+    if out.shape != wanted:
+        faults.append(f"out has shape {out.shape}; {wanted} is wanted, q's with v's head_dim")
     if not out.writable:
         faults.append("out is read-only")
-    if out.shape == q.shape and overlaps_itself(out):
+    if out.shape == wanted and overlaps_itself(out):
         kind = "zero" if any(n > 1 and s == 0 for n, s in zip(out.shape, out.strides, strict=True)) else "short"
         faults.append(f"out has strides {out.strides}; a {kind} stride would make elements overlap")
     return faults

@@ -83,8 +83,9 @@ def points(head_dims: Iterable[int], masks: Iterable[str], biases: Iterable[str]
 
 def tiles_for(key: DispatchKey, device: Device) -> list[Tile]:
     """What to measure: the tile of now first, then the candidates."""
-    now = tile_of(key)
-    return [now, *(tile for tile in candidates(key.family, key.head_dim, device.shared_bytes or MOST_BYTES) if tile != now)]
+    now, limit = tile_of(key), device.shared_bytes or MOST_BYTES
+    every = candidates(key.family, key.head_dim, limit, key.head_dim_v)
+    return [now, *(tile for tile in every if tile != now)]
 
 
 def show(asked: Sequence[Point]) -> None:
@@ -130,7 +131,7 @@ def best_row(
     best = max(tiles, key=speeds.__getitem__)
     tile = best if speeds[best] > MARGIN else first
     ranked = sorted(tiles, key=speeds.__getitem__, reverse=True)
-    return measured.MeasuredRow(*measured.cell_of(key), tile, {str(tile): round(speeds[tile], 3) for tile in ranked})
+    return measured.row_for(key, tile, {str(tile): round(speeds[tile], 3) for tile in ranked})
 
 
 def keep(row: measured.MeasuredRow, gpu: str, command: str) -> Any:

@@ -40,14 +40,14 @@ def make_dense_gradient(key: DispatchKey) -> KernelSource:
 
     def dense_gradient(
         q, k, v, do, rows, result, q_batch, q_seq, q_head, k_batch, k_seq, k_head, v_batch, v_seq, v_head,
-        do_batch, do_seq, do_head, r_batch, r_head, r_query, r_key, heads, heads_kv, seqlen_q, seqlen_k, head_dim,
-        batch, own_batch, own_heads, own_queries, own_keys, scale, aux,
+        do_batch, do_seq, do_head, r_batch, r_head, r_query, r_key, heads, heads_kv, seqlen_q, seqlen_k,
+        head_dim, head_dim_v, batch, own_batch, own_heads, own_queries, own_keys, scale, aux,
     ):  # fmt: skip
         shared = cuda.shared.array(0, float32)
         gradients = cuda.local.array((ROWS, KEYS), float32)
         products = cuda.local.array((ROWS, KEYS), float32)
         totals = cuda.local.array((ROWS, KEYS), float32)
-        arrays, sizes = (q, k, v, do, rows), (heads, heads_kv, seqlen_q, seqlen_k, head_dim)
+        arrays, sizes = (q, k, v, do, rows), (heads, heads_kv, seqlen_q, seqlen_k, head_dim, head_dim_v)
         strides = (
             q_batch, q_seq, q_head, k_batch, k_seq, k_head, v_batch, v_seq, v_head, do_batch, do_seq, do_head,
         )  # fmt: skip
@@ -123,12 +123,12 @@ def make_relative_gradient(key: DispatchKey) -> KernelSource:
 
     def relative_gradient(
         q, k, v, do, rows, parts, q_batch, q_seq, q_head, k_batch, k_seq, k_head, v_batch, v_seq, v_head,
-        do_batch, do_seq, do_head, heads, heads_kv, seqlen_q, seqlen_k, head_dim, scale, aux,
+        do_batch, do_seq, do_head, heads, heads_kv, seqlen_q, seqlen_k, head_dim, head_dim_v, scale, aux,
     ):  # fmt: skip
         shared = cuda.shared.array(0, float32)
         gradients = cuda.local.array((ROWS, KEYS), float32)
         products = cuda.local.array((ROWS, KEYS), float32)
-        arrays, sizes = (q, k, v, do, rows), (heads, heads_kv, seqlen_q, seqlen_k, head_dim)
+        arrays, sizes = (q, k, v, do, rows), (heads, heads_kv, seqlen_q, seqlen_k, head_dim, head_dim_v)
         strides = (
             q_batch, q_seq, q_head, k_batch, k_seq, k_head, v_batch, v_seq, v_head, do_batch, do_seq, do_head,
         )  # fmt: skip

@@ -26,8 +26,8 @@ class BiasTile:
 
     compute(gradients, products, shared, arrays, strides, sizes, index, head, first, start, scale, aux, thread) fills a
     thread's `gradients`, 0 where hidden; products is room for as many. arrays: q, k, v, dO and the preprocess's rows;
-    strides: of batch, seqlen and head of each of the four; sizes: heads, heads_kv, seqlen_q, seqlen_k, head_dim. All
-    threads call it together.
+    strides: of batch, seqlen and head of each of the four; sizes: heads, heads_kv, seqlen_q, seqlen_k, head_dim,
+    head_dim_v. All threads call it together.
     """
 
     block_m: int
@@ -42,20 +42,20 @@ class BiasTile:
 
 def make_bias_tile(key: DispatchKey) -> BiasTile:
     """Of bias number n of a key whose op ends in n. key.block_m: queries a tile of the preprocess's rows."""
-    BLOCK_M, BLOCK_N = bias_tile(key.head_dim)
-    ROWS, KEYS, B_AT = BLOCK_M // SIDE, BLOCK_N // SIDE, BLOCK_M * width_of(key.head_dim)
+    (BLOCK_M, BLOCK_N), WIDTH = bias_tile(key), width_of(key.widest)
+    ROWS, KEYS, B_AT = BLOCK_M // SIDE, BLOCK_N // SIDE, BLOCK_M * WIDTH
     program = make_program(key.mask, key.bias, device)
     bias = make_bias_slice(key.mask, key.bias, bias_number(key), device)
     assert bias is not None, f"{key.slug}: no parameter to learn"
     whole, judge = program.whole, make_judge(program.visible, make_bend_after(bias.until, bias.after))
     lse_and_delta = make_lse_and_delta(key.block_m)
-    load_tile, multiply = make_load_tile(key.dtype, key.head_dim), make_multiply(ROWS, KEYS, key.head_dim)
+    load_tile, multiply = make_load_tile(key.dtype, key.widest), make_multiply(ROWS, KEYS, key.widest)
 
     @device
     def compute(gradients, products, shared, arrays, strides, sizes, index, head, first, start, scale, aux, thread):
         q, k, v, do, rows = arrays
         q_batch, q_seq, q_head, k_batch, k_seq, k_head, v_batch, v_seq, v_head, do_batch, do_seq, do_head = strides
-        heads, heads_kv, seqlen_q, seqlen_k, head_dim = sizes
+        heads, heads_kv, seqlen_q, seqlen_k, head_dim, head_dim_v = sizes
         x, y = thread % SIDE, thread // SIDE
         head_kv = head // (heads // heads_kv)
         last, end = min(first + BLOCK_M, seqlen_q) - 1, start + BLOCK_N - 1
@@ -70,8 +70,8 @@ def make_bias_tile(key: DispatchKey) -> BiasTile:
         cuda.syncthreads()  # Q and K have been read
         do_start = index * do_batch + first * do_seq + head * do_head
         v_start = index * v_batch + start * v_seq + head_kv * v_head
-        load_tile(shared, do, do_start, do_seq, seqlen_q - first, head_dim, thread, BLOCK_M)
-        load_tile(shared[B_AT:], v, v_start, v_seq, seqlen_k - start, head_dim, thread, BLOCK_N)
+        load_tile(shared, do, do_start, do_seq, seqlen_q - first, head_dim_v, thread, BLOCK_M)
+        load_tile(shared[B_AT:], v, v_start, v_seq, seqlen_k - start, head_dim_v, thread, BLOCK_N)
         cuda.syncthreads()
         multiply(products, shared, 0, B_AT, x, y)
         for r in range(ROWS):
@@ -84,5 +84,5 @@ def make_bias_tile(key: DispatchKey) -> BiasTile:
                 gradients[r, n] = chain(gradient_of(weight_of(score, lse), products[r, n], delta), slope)
         cuda.syncthreads()  # dO and V have been read
 
-    room_at = (BLOCK_M + BLOCK_N) * width_of(key.head_dim)
+    room_at = (BLOCK_M + BLOCK_N) * WIDTH
     return BiasTile(BLOCK_M, BLOCK_N, ROWS, KEYS, room_at, program, bias, compute)

@@ -15,9 +15,9 @@ from numba_fa.problem.problem import Problem
 _TILES = {64: (32, 64), 224: (32, 32), 256: (32, 16)}  # head_dim up to -> queries, keys
 
 
-def bias_tile(head_dim: int) -> tuple[int, int]:
+def bias_tile(key: DispatchKey) -> tuple[int, int]:
     """Queries and keys of the tiles that the biases' kernels compute, whatever the tiles of the backward beside them."""
-    return next(tile for most, tile in _TILES.items() if head_dim <= most)
+    return next(tile for most, tile in _TILES.items() if key.widest <= most)
 
 
 def bias_number(key: DispatchKey) -> int:
@@ -38,13 +38,13 @@ def parameter_stages(key: DispatchKey, wanted: Wanted) -> tuple[DispatchKey, ...
             op = "bwd_dense" if name.startswith("dense") else "bwd_relative"
             found.append(replace(key, op=f"{op}{n}", family="common", block_n=1, stages=1))
             if op == "bwd_relative":
-                found.append(_plain_key(f"bwd_sum{n}", bias_tile(key.head_dim)[0]))
+                found.append(_plain_key(f"bwd_sum{n}", bias_tile(key)[0]))
     return (*found, _plain_key("bwd_sink", key.block_m)) if "sink" in wanted else tuple(found)
 
 
 def parameter_rooms(problem: Problem, key: DispatchKey, wanted: Wanted) -> dict[str, int]:
     """Bytes of what these kernels keep between them, by name; key: the main kernel's."""
-    blocks = problem.batch * problem.heads * _tiles(problem.seqlen_q, bias_tile(key.head_dim)[0])
+    blocks = problem.batch * problem.heads * _tiles(problem.seqlen_q, bias_tile(key)[0])
     return {
         f"parts{n}": 4 * blocks * parameter_count(name)
         for n, name in enumerate(key.bias.split("+"))
@@ -73,7 +73,7 @@ def _inputs(arrays: GradientArrays) -> tuple[tuple[Any, ...], tuple[int, ...]]:
 
 
 def _sizes(problem: Problem) -> tuple[int, ...]:
-    return problem.heads, problem.heads_kv, problem.seqlen_q, problem.seqlen_k, problem.head_dim
+    return problem.heads, problem.heads_kv, problem.seqlen_q, problem.seqlen_k, problem.head_dim, problem.head_dim_v
 
 
 def _result(arrays: GradientArrays, key: DispatchKey) -> ArrayView:
@@ -83,7 +83,7 @@ def _result(arrays: GradientArrays, key: DispatchKey) -> ArrayView:
 
 
 def _dense_grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
-    block_m, block_n = bias_tile(key.head_dim)
+    block_m, block_n = bias_tile(key)
     batch, heads, queries, keys = _owned(problem, key, 4)
     return _tiles(queries, block_m) * _tiles(keys, block_n), heads, batch
 
@@ -97,7 +97,7 @@ def _dense(problem: Problem, key: DispatchKey, arrays: GradientArrays) -> tuple[
 
 
 def _relative_grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
-    return _tiles(problem.seqlen_q, bias_tile(key.head_dim)[0]), problem.heads, problem.batch
+    return _tiles(problem.seqlen_q, bias_tile(key)[0]), problem.heads, problem.batch
 
 
 def _relative(problem: Problem, key: DispatchKey, arrays: GradientArrays) -> tuple[Any, ...]:

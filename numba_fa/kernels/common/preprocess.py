@@ -38,7 +38,7 @@ def make_preprocess(key: DispatchKey) -> KernelSource:
 
     Its parameters: pointers to O, dO, LSE (natural, float32 (batch, heads, seqlen_q)), dLSE (alike, or 0), to the result
     (float32 (batch, heads, tiles, 2, block_m): LSE in base 2, delta) and to what is to be zeroed (0: nothing); strides in
-    bytes of O's and of dO's axes batch, seqlen and heads; heads, seqlen_q, head_dim; bytes a tile of what is zeroed;
+    bytes of O's and of dO's axes batch, seqlen and heads; heads, seqlen_q, head_dim_v; bytes a tile of what is zeroed;
     pointer to an int32 a tile to be zeroed too (0: none). Rows of O and dO are whole multiples of 16 bytes and lie so,
     except for family "simt", which takes any alignment and reads element by element.
 
@@ -47,10 +47,10 @@ def make_preprocess(key: DispatchKey) -> KernelSource:
     BLOCK_M, ITEM, ANYWHERE = key.block_m, 4 if key.dtype == "fp32" else 2, key.family == "simt"
     PIECE = 1 if ANYWHERE else 16 // ITEM  # elements a load
     LANES = 16 if ANYWHERE else 4  # threads that share a row, so that a warp's loads are of whole sectors
-    while LANES < 32 and LANES * PIECE < key.head_dim:
+    while LANES < 32 and LANES * PIECE < key.head_dim_v:
         LANES *= 2
     STRIDE = LANES * PIECE
-    ROWS, PARTS = THREADS // LANES, -(-key.head_dim // STRIDE)
+    ROWS, PARTS = THREADS // LANES, -(-key.head_dim_v // STRIDE)
     load, dot = _element_by_element(key.dtype) if ANYWHERE else (load_words, make_dot(key.dtype))
 
     @device
@@ -62,7 +62,7 @@ def make_preprocess(key: DispatchKey) -> KernelSource:
         return value
 
     def preprocess(o, do, lse, dlse, rows, zeroed, o_batch, o_row, o_head, do_batch, do_row, do_head, heads, seqlen_q,
-                   head_dim, tile_bytes, tickets):  # fmt: skip
+                   head_dim_v, tile_bytes, tickets):  # fmt: skip
         thread = int32(cuda.threadIdx.x)
         tile, head, index = int32(cuda.blockIdx.x), int32(cuda.blockIdx.y), int32(cuda.blockIdx.z)
         number = int64(index * heads + head) * cuda.gridDim.x + tile
@@ -77,7 +77,7 @@ def make_preprocess(key: DispatchKey) -> KernelSource:
             total = ZERO
             for part in range(PARTS):
                 column = int32(part * STRIDE + lane * PIECE)
-                if q_idx < seqlen_q and column < head_dim:
+                if q_idx < seqlen_q and column < head_dim_v:
                     at = int64(q_idx) * o_row + column * ITEM
                     do_at = int64(q_idx) * do_row + column * ITEM
                     total += dot(load(o + at), load(do + do_at))

@@ -1,6 +1,6 @@
 """Tiles in shared memory and scalar arithmetic on them, for blocks of 16 x 16 threads.
 
-A room holds rows of a matrix as float32. Thread (x, y) computes, of a product, the rows y, y + 16, ... and the columns x,
+A room holds rows of a matrix as float32, all as wide as the widest; narrower ones have zeros there. Thread (x, y) computes, of a product, the rows y, y + 16, ... and the columns x,
 x + 16, ...
 """
 

@@ -19,9 +19,9 @@ _NONE = np.empty((0, 0, 0), np.float32)
 def backward_of(key):
     """The backward for a DispatchKey. Compiled once for all dtypes; its hooks once a mask and bias.
 
-    Returns run(q, k, v, out, dout, lse, dlse, dq, dk, dv, dsink, dbias, scale, aux) on NumPy arrays: q, out, dout, dq
-    (batch, seqlen_q, heads, head_dim), k, v, dk, dv (batch, seqlen_k, heads_kv, head_dim), any strides with the last
-    axis contiguous, all float32, or float16, or uint16 bit patterns of bfloat16; lse, dlse (batch, heads, seqlen_q)
+    Returns run(q, k, v, out, dout, lse, dlse, dq, dk, dv, dsink, dbias, scale, aux) on NumPy arrays: q, dq (batch,
+    seqlen_q, heads, head_dim), k, dk (batch, seqlen_k, heads_kv, head_dim), out and dout like q, v and dv like k, but
+    with head_dim_v, any strides with the last axis contiguous, all float32, or float16, or uint16 bit patterns of bfloat16; lse, dlse (batch, heads, seqlen_q)
     float32. dlse may be None, and any of dq, dk, dv, dsink that is not wanted. dsink (heads,) float32. dbias: an entry a
     bias, None or float32 zeros of the shape of its parameter in aux, which are added to: with strides 0 where the
     parameter is broadcast. aux: as of the forward. The results do not depend on the number of threads.
@@ -69,7 +69,7 @@ class _Backward:
         """Write the gradients that have a place; see `backward_of`."""
         key, biased = self.key, self.derive is not None
         sizes = tasks.Sizes(
-            *q.shape[:2], k.shape[1], q.shape[2], *k.shape[2:], key.block_m, key.block_n, int(biased), fused=0
+            *q.shape[:2], k.shape[1], q.shape[2], *k.shape[2:], v.shape[3], key.block_m, key.block_n, int(biased), fused=0
         )
         scale = np.float32(scale)
         call = _Call(

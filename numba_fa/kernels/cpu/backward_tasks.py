@@ -32,6 +32,7 @@ class Sizes(NamedTuple):
     heads: int
     heads_kv: int
     head_dim: int
+    head_dim_v: int
     block_m: int
     block_n: int
     biased: int
@@ -86,14 +87,14 @@ def prepare(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys, 
     """rows of one head: lse times log2(e), infinity where there is no key; what is beyond float32 of it; and
     rowsum(dout * out) - dlse."""
     batch, head = index // sizes.heads, index % sizes.heads
-    out, dout = room(sizes.block_m, sizes.head_dim), room(sizes.block_m, sizes.head_dim)
+    out, dout = room(sizes.block_m, sizes.head_dim_v), room(sizes.block_m, sizes.head_dim_v)
     for start in range(0, sizes.seqlen_q, sizes.block_m):
         count = min(sizes.block_m, sizes.seqlen_q - start)
-        load_rows(address_of(places, OUT, batch, start, head), places[OUT, 2], count, sizes.head_dim, ONE, out)
-        load_rows(address_of(places, DOUT, batch, start, head), places[DOUT, 2], count, sizes.head_dim, ONE, dout)
+        load_rows(address_of(places, OUT, batch, start, head), places[OUT, 2], count, sizes.head_dim_v, ONE, out)
+        load_rows(address_of(places, DOUT, batch, start, head), places[DOUT, 2], count, sizes.head_dim_v, ONE, dout)
         for i in range(count):
             natural, total = lse[batch, head, start + i], 0.0
-            for e in range(sizes.head_dim):
+            for e in range(sizes.head_dim_v):
                 total += np.float64(dout[i, e]) * np.float64(out[i, e])
             if dlse.size:
                 total -= dlse[batch, head, start + i]
@@ -107,18 +108,19 @@ def prepare(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys, 
 def keys_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys, hide, derive, gather, load_rows,
               load_columns, store, judge, factor, scale, index):  # fmt: skip
     """dk and dv of one block of keys; fused, of all keys of a head, and dq of the heads that read it."""
-    block_m, block_n, head_dim = sizes.block_m, sizes.block_n, sizes.head_dim
+    block_m, block_n, head_dim, head_dim_v = sizes.block_m, sizes.block_n, sizes.head_dim, sizes.head_dim_v
     group, q_blocks = sizes.heads // sizes.heads_kv, -(-sizes.seqlen_q // block_m)
     blocks = -(-sizes.seqlen_k // block_n)
     sequence, first, last = index // blocks, index % blocks, index % blocks + 1
     if sizes.fused:
         sequence, first, last = index, 0, blocks
     batch, head_kv = sequence // sizes.heads_kv, sequence % sizes.heads_kv
-    wants_k, wants_v, cols_d = places[DK, 0] != 0, places[DV, 0] != 0, round_up(head_dim, COLS)
+    wants_k, wants_v = places[DK, 0] != 0, places[DV, 0] != 0
+    cols_d, cols_v = round_up(head_dim, COLS), round_up(head_dim_v, COLS)
 
-    q, dout = room(block_m, head_dim), room(block_m, head_dim)
-    keys, k_sum, v_sum = room(block_n, head_dim), room(block_n, head_dim), room(block_n, head_dim)
-    k_t, v_t = room_turned(head_dim, block_n), room_turned(head_dim, block_n)
+    q, dout = room(block_m, head_dim), room(block_m, head_dim_v)
+    keys, k_sum, v_sum = room(block_n, head_dim), room(block_n, head_dim), room(block_n, head_dim_v)
+    k_t, v_t = room_turned(head_dim, block_n), room_turned(head_dim_v, block_n)
     probs, gradients, slopes = room(block_m, block_n), room(block_m, block_n), room(block_m, block_n)
     room_m = q.shape[0]
     q_sum = room(group * q_blocks * room_m if sizes.fused else 0, head_dim)
@@ -128,7 +130,7 @@ def keys_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys
         k_at, v_at = address_of(places, K, batch, start, head_kv), address_of(places, V, batch, start, head_kv)
         load_rows(k_at, places[K, 2], held, head_dim, ONE, keys)
         load_columns(k_at, places[K, 2], held, head_dim, ONE, k_t)
-        load_columns(v_at, places[V, 2], held, head_dim, ONE, v_t)
+        load_columns(v_at, places[V, 2], held, head_dim_v, ONE, v_t)
         k_sum[:, :] = ZERO
         v_sum[:, :] = ZERO
         for part in range(group * q_blocks):
@@ -138,11 +140,11 @@ def keys_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys
             if count == 0:
                 continue
             load_rows(address_of(places, Q, batch, q_first, head), places[Q, 2], count_q, head_dim, factor, q)
-            load_rows(address_of(places, DOUT, batch, q_first, head), places[DOUT, 2], count_q, head_dim, ONE, dout)
+            load_rows(address_of(places, DOUT, batch, q_first, head), places[DOUT, 2], count_q, head_dim_v, ONE, dout)
             judge(q, dout, k_t, v_t, rows[:, batch, head, q_first:q_first + count_q], batch, head, q_first, start, count_q,
                   count, sizes.biased != 0, masked, derive, hide, packed, probs, gradients, slopes)  # fmt: skip
             if wants_v:
-                add_weighted(dout, probs, False, v_sum, count, cols_d, count_q, masked)
+                add_weighted(dout, probs, False, v_sum, count, cols_v, count_q, masked)
             if wants_k:
                 add_weighted(q, gradients, False, k_sum, count, cols_d, count_q, masked)
             if sizes.fused:
@@ -152,7 +154,7 @@ def keys_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys
             unscaled = ONE if sizes.biased else LN_2  # q is scaled already
             store(k_sum, unscaled, address_of(places, DK, batch, start, head_kv), places[DK, 2], held, head_dim)
         if wants_v:
-            store(v_sum, ONE, address_of(places, DV, batch, start, head_kv), places[DV, 2], held, head_dim)
+            store(v_sum, ONE, address_of(places, DV, batch, start, head_kv), places[DV, 2], held, head_dim_v)
     if sizes.fused:
         for part in range(group * q_blocks):
             head, q_first = head_kv * group + part // q_blocks, part % q_blocks * block_m
@@ -165,18 +167,18 @@ def keys_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys
 def queries_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys, hide, derive, gather, load_rows,
                  load_columns, store, judge, factor, scale, index):  # fmt: skip
     """dq of one block of queries."""
-    block_m, block_n, head_dim = sizes.block_m, sizes.block_n, sizes.head_dim
+    block_m, block_n, head_dim, head_dim_v = sizes.block_m, sizes.block_n, sizes.head_dim, sizes.head_dim_v
     q_blocks = -(-sizes.seqlen_q // block_m)
     # Later queries see more keys under a causal mask: the costliest blocks of a head come first.
     sequence, q_first = index // q_blocks, (q_blocks - 1 - index % q_blocks) * block_m
     batch, head = sequence // sizes.heads, sequence % sizes.heads
     head_kv, count_q = head // (sizes.heads // sizes.heads_kv), min(block_m, sizes.seqlen_q - q_first)
 
-    q, dout, q_sum = room(block_m, head_dim), room(block_m, head_dim), room(block_m, head_dim)
-    keys, k_t, v_t = room(block_n, head_dim), room_turned(head_dim, block_n), room_turned(head_dim, block_n)
+    q, dout, q_sum = room(block_m, head_dim), room(block_m, head_dim_v), room(block_m, head_dim)
+    keys, k_t, v_t = room(block_n, head_dim), room_turned(head_dim, block_n), room_turned(head_dim_v, block_n)
     probs, gradients, slopes = room(block_m, block_n), room(block_m, block_n), room(block_m, block_n)
     load_rows(address_of(places, Q, batch, q_first, head), places[Q, 2], count_q, head_dim, factor, q)
-    load_rows(address_of(places, DOUT, batch, q_first, head), places[DOUT, 2], count_q, head_dim, ONE, dout)
+    load_rows(address_of(places, DOUT, batch, q_first, head), places[DOUT, 2], count_q, head_dim_v, ONE, dout)
     for block in range(-(-sizes.seqlen_k // block_n)):
         count, masked = tile_of_keys(next_keys, sizes, batch, head, q_first, count_q, block, packed)
         if count == 0:
@@ -185,7 +187,7 @@ def queries_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next_k
         k_at, v_at = address_of(places, K, batch, start, head_kv), address_of(places, V, batch, start, head_kv)
         load_rows(k_at, places[K, 2], count, head_dim, ONE, keys)
         load_columns(k_at, places[K, 2], count, head_dim, ONE, k_t)
-        load_columns(v_at, places[V, 2], count, head_dim, ONE, v_t)
+        load_columns(v_at, places[V, 2], count, head_dim_v, ONE, v_t)
         judge(q, dout, k_t, v_t, rows[:, batch, head, q_first:q_first + count_q], batch, head, q_first, start, count_q,
               count, sizes.biased != 0, masked, derive, hide, packed, probs, gradients, slopes)  # fmt: skip
         add_weighted(keys, gradients, True, q_sum, count_q, round_up(head_dim, COLS), count, masked)
@@ -202,13 +204,13 @@ def span(part, parts, whole):
 def parameter_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next_keys, hide, derive, gather, load_rows,
                    load_columns, store, judge, factor, scale, index):  # fmt: skip
     """A part of the gradient of a bias's parameter that no other task adds to."""
-    block_m, block_n, head_dim = sizes.block_m, sizes.block_n, sizes.head_dim
+    block_m, block_n, head_dim, head_dim_v = sizes.block_m, sizes.block_n, sizes.head_dim, sizes.head_dim_v
     index, part_k = index // sizes.own_k, index % sizes.own_k
     index, part_q = index // sizes.own_q, index % sizes.own_q
     part_batch, part_head = index // sizes.own_heads, index % sizes.own_heads
 
-    q, dout = room(block_m, head_dim), room(block_m, head_dim)
-    k_t, v_t = room_turned(head_dim, block_n), room_turned(head_dim, block_n)
+    q, dout = room(block_m, head_dim), room(block_m, head_dim_v)
+    k_t, v_t = room_turned(head_dim, block_n), room_turned(head_dim_v, block_n)
     probs, gradients, slopes = room(block_m, block_n), room(block_m, block_n), room(block_m, block_n)
     for batch in span(part_batch, sizes.own_batch, sizes.batch):
         for head in span(part_head, sizes.own_heads, sizes.heads):
@@ -217,7 +219,7 @@ def parameter_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next
                 q_first = q_block * block_m
                 count_q = min(block_m, sizes.seqlen_q - q_first)
                 load_rows(address_of(places, Q, batch, q_first, head), places[Q, 2], count_q, head_dim, factor, q)
-                load_rows(address_of(places, DOUT, batch, q_first, head), places[DOUT, 2], count_q, head_dim, ONE, dout)
+                load_rows(address_of(places, DOUT, batch, q_first, head), places[DOUT, 2], count_q, head_dim_v, ONE, dout)
                 for block in span(part_k, sizes.own_k, -(-sizes.seqlen_k // block_n)):
                     count, masked = tile_of_keys(next_keys, sizes, batch, head, q_first, count_q, block, packed)
                     if count == 0:
@@ -226,7 +228,7 @@ def parameter_task(sizes, places, lse, dlse, rows, packed, packed_gradient, next
                     k_at = address_of(places, K, batch, start, head_kv)
                     v_at = address_of(places, V, batch, start, head_kv)
                     load_columns(k_at, places[K, 2], count, head_dim, ONE, k_t)
-                    load_columns(v_at, places[V, 2], count, head_dim, ONE, v_t)
+                    load_columns(v_at, places[V, 2], count, head_dim_v, ONE, v_t)
                     judge(q, dout, k_t, v_t, rows[:, batch, head, q_first:q_first + count_q], batch, head, q_first, start,
                           count_q, count, True, masked, derive, hide, packed, probs, gradients, slopes)  # fmt: skip
                     gather(gradients, batch, head, q_first, start, count_q, count, packed, packed_gradient)

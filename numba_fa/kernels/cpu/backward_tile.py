@@ -91,18 +91,18 @@ def judge(q, dout, k_t, v_t, statistics, batch, head, q_first, kv_first, rows, c
           packed, probs, gradients, slopes):  # fmt: skip
     """probs = p and gradients = ds, rows queries x count keys, zero in the columns from count to a multiple of COLS.
 
-    q, dout: rows x head_dim, q times the scale (and log2(e) where no bias brings it in), which gives the forward's scores,
-    with all their rounding; k_t, v_t: head_dim x keys; statistics: of each query, as `prepare` leaves them.
+    q: rows x head_dim, dout: rows x head_dim_v, q times the scale (and log2(e) where no bias brings it in), which gives the forward's scores,
+    with all their rounding; k_t: head_dim x keys, v_t: head_dim_v x keys; statistics: of each query, as `prepare` leaves them.
     """
-    cols, head_dim = round_up(count, COLS), k_t.shape[0]
+    cols = round_up(count, COLS)
     probs[:, :] = ZERO
     gradients[:, :] = ZERO
-    add_product(k_t, q, q.shape[1], 1, probs, rows, cols, head_dim)
+    add_product(k_t, q, q.shape[1], 1, probs, rows, cols, k_t.shape[0])
     if biased:
         derive(probs, slopes, batch, head, q_first, kv_first, rows, count, packed)
     if masked:
         hide(probs, batch, head, q_first, kv_first, rows, count, packed)
-    add_product(v_t, dout, dout.shape[1], 1, gradients, rows, cols, head_dim)
+    add_product(v_t, dout, dout.shape[1], 1, gradients, rows, cols, v_t.shape[0])
     for i in range(rows):
         log2_sum, rest, delta = statistics[0, i], statistics[1, i], statistics[2, i]
         for j in range(count):

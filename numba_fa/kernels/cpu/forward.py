@@ -163,13 +163,13 @@ def _compiled(dtype):
                block):
         """Compute one query block of one head; shapes as in ``_task_signature``."""
         seqlen_q, heads, head_dim = q.shape[1:]
-        seqlen_k, heads_kv = k.shape[1:3]
+        seqlen_k, heads_kv, head_dim_v = k.shape[1], k.shape[2], v.shape[3]
         head_kv = head // (heads // heads_kv)
         start = block * block_m
         rows = min(block_m, seqlen_q - start)
         cols = round_up(rows, COLS)
 
-        room_d, room_n = round_up(head_dim, ROWS), round_up(block_n, ROWS)
+        room_d, room_n = round_up(head_dim_v, ROWS), round_up(block_n, ROWS)
         # 16 more floats a line: with 64, a column of blocks falls into a quarter of the first-level cache's sets.
         line = round_up(block_m, COLS) + COLS
         q_t = np.empty((head_dim, line), np.float32)
@@ -201,7 +201,7 @@ def _compiled(dtype):
             if masked:
                 hide(scores, batch, head, start, first, count, rows, packed)
             online_softmax(scores, row_max, row_sum, rescale, count, cols)
-            for e in range(head_dim):
+            for e in range(head_dim_v):
                 for i in range(cols):
                     acc[e, i] *= rescale[i]
             if masked and has_non_finite(values, count):
@@ -241,9 +241,9 @@ def make_forward(*, dtype: str, hooks: Hooks, block_m: int, block_n: int):
     Args: ``dtype`` "fp32", "fp16" or "bf16"; ``hooks`` of the mask and the biases; ``block_m`` queries by ``block_n``
     keys is the tile. Any positive sizes work; multiples of 16 and 4 waste nothing. Compiles once a dtype.
 
-    Returns ``forward(q, k, v, out, lse, scale, aux)`` on NumPy arrays: q, out (batch, seqlen_q, heads, head_dim),
-    k, v (batch, seqlen_k, heads_kv, head_dim), any strides with the last axis contiguous, all float32, or
-    float16, or uint16 bit patterns of bfloat16; lse (batch, heads, seqlen_q) float32 or None; aux a tuple
+    Returns ``forward(q, k, v, out, lse, scale, aux)`` on NumPy arrays: q (batch, seqlen_q, heads, head_dim), k
+    (batch, seqlen_k, heads_kv, head_dim), v and out alike with head_dim_v, any strides with the last axis contiguous, all
+    float32, or float16, or uint16 bit patterns of bfloat16; lse (batch, heads, seqlen_q) float32 or None; aux a tuple
     of the launch arguments that ``hooks.tokens`` list, 16-bit floats as bit patterns. ``out`` and ``lse`` are written
     in place: lse is the natural logarithm, and a query that sees no key gets out 0 and lse -inf, or the sink's logit.
 

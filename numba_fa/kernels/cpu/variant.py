@@ -80,8 +80,8 @@ FORWARD = Variant(
 _BACKWARD_TILE = 64
 
 
-def _backward_key(dtype: str, head_dim: int, mask: str, bias: str) -> DispatchKey:
-    key = key_for("bwd", "cpu", dtype, head_dim, mask, bias)
+def _backward_key(dtype: str, head_dim: int, mask: str, bias: str, head_dim_v: int = 0) -> DispatchKey:
+    key = key_for("bwd", "cpu", dtype, head_dim, mask, bias, head_dim_v)
     return replace(key, block_m=_BACKWARD_TILE, block_n=_BACKWARD_TILE)
 
 

@@ -27,24 +27,24 @@ from numba_fa.problem.tokens import tokens_of
 
 def make_backward_keys(key: DispatchKey) -> KernelSource:
     """The kernel that computes dK and dV for `key`; its parameters are listed in `kernels/common/signatures.py`."""
-    BLOCK_M, BLOCK_N, HEAD_DIM = key.block_m, key.block_n, key.head_dim
-    ROWS, QUERIES, COLUMNS, WIDTH = BLOCK_N // SIDE, BLOCK_M // SIDE, columns_of(HEAD_DIM), width_of(HEAD_DIM)
+    BLOCK_M, BLOCK_N, HEAD_DIM, HEAD_DIM_V = key.block_m, key.block_n, key.head_dim, key.head_dim_v
+    ROWS, QUERIES, COLUMNS, WIDTH = BLOCK_N // SIDE, BLOCK_M // SIDE, columns_of(key.widest), width_of(key.widest)
     V_AT, Q_AT = BLOCK_N * WIDTH, 2 * BLOCK_N * WIDTH  # Q and dO take turns in one room
     P_AT = Q_AT + BLOCK_M * WIDTH  # P and dS too
     program = make_program(key.mask, key.bias, device)
     reach, whole = program.reach, program.whole
     judge, lse_and_delta = make_judge(program.visible, make_bend(program.modify)), make_lse_and_delta(BLOCK_M)
-    load_tile, multiply = make_load_tile(key.dtype, HEAD_DIM), make_multiply(ROWS, QUERIES, HEAD_DIM)
-    store_weights, accumulate = make_store_weights(ROWS, QUERIES), make_accumulate(ROWS, QUERIES, HEAD_DIM)
+    load_tile, multiply = make_load_tile(key.dtype, key.widest), make_multiply(ROWS, QUERIES, key.widest)
+    store_weights, accumulate = make_store_weights(ROWS, QUERIES), make_accumulate(ROWS, QUERIES, key.widest)
     _, _, store = CONVERSIONS[key.dtype]
 
     @device
-    def store_rows(gradient, target, start, stride, factor, rows, x, y):
+    def store_rows(gradient, target, start, stride, factor, rows, columns, x, y):
         for r in range(ROWS):
             row = y + SIDE * r
             if row < rows:
                 for c in range(COLUMNS):
-                    if x + SIDE * c < HEAD_DIM:
+                    if x + SIDE * c < columns:
                         target[start + row * stride + x + SIDE * c] = store(gradient[r, c] * factor)
 
     def backward_keys_simt(
@@ -68,7 +68,7 @@ def make_backward_keys(key: DispatchKey) -> KernelSource:
         k_start = index * k_batch + start * k_seq + head_kv * k_head
         v_start = index * v_batch + start * v_seq + head_kv * v_head
         load_tile(shared, k, k_start, k_seq, seqlen_k - start, HEAD_DIM, thread, BLOCK_N)
-        load_tile(shared[V_AT:], v, v_start, v_seq, seqlen_k - start, HEAD_DIM, thread, BLOCK_N)
+        load_tile(shared[V_AT:], v, v_start, v_seq, seqlen_k - start, HEAD_DIM_V, thread, BLOCK_N)
         for r in range(ROWS):
             for c in range(COLUMNS):
                 k_gradient[r, c] = ZERO
@@ -87,7 +87,7 @@ def make_backward_keys(key: DispatchKey) -> KernelSource:
                 cuda.syncthreads()
                 multiply(products, shared, 0, Q_AT, x, y)
                 cuda.syncthreads()  # Q has been read
-                load_tile(shared[Q_AT:], do, do_start, do_seq, seqlen_q - first, HEAD_DIM, thread, BLOCK_M)
+                load_tile(shared[Q_AT:], do, do_start, do_seq, seqlen_q - first, HEAD_DIM_V, thread, BLOCK_M)
                 for n in range(QUERIES):
                     q_idx = first + x + SIDE * n
                     lse, deltas[n] = lse_and_delta(rows, index * heads + head, q_idx, seqlen_q)
@@ -115,10 +115,10 @@ def make_backward_keys(key: DispatchKey) -> KernelSource:
 
         if wants_dk != 0:
             at = index * dk_batch + start * dk_seq + head_kv * dk_head
-            store_rows(k_gradient, dk, at, dk_seq, scale, seqlen_k - start, x, y)
+            store_rows(k_gradient, dk, at, dk_seq, scale, seqlen_k - start, HEAD_DIM, x, y)
         if wants_dv != 0:
             at = index * dv_batch + start * dv_seq + head_kv * dv_head
-            store_rows(v_gradient, dv, at, dv_seq, float32(1), seqlen_k - start, x, y)
+            store_rows(v_gradient, dv, at, dv_seq, float32(1), seqlen_k - start, HEAD_DIM_V, x, y)
 
     shared_bytes = 4 * (P_AT + BLOCK_N * (BLOCK_M + 1))
     signature, tokens = keys_signature(key.dtype), tokens_of(key.mask, key.bias)

@@ -27,15 +27,15 @@ from numba_fa.problem.tokens import tokens_of
 
 def make_backward_queries(key: DispatchKey) -> KernelSource:
     """The kernel that computes dQ for `key`; its parameters are listed in `kernels/common/signatures.py`."""
-    BLOCK_M, BLOCK_N, HEAD_DIM = key.block_m, key.block_n, key.head_dim
-    ROWS, KEYS, COLUMNS, WIDTH = BLOCK_M // SIDE, BLOCK_N // SIDE, columns_of(HEAD_DIM), width_of(HEAD_DIM)
+    BLOCK_M, BLOCK_N, HEAD_DIM, HEAD_DIM_V = key.block_m, key.block_n, key.head_dim, key.head_dim_v
+    ROWS, KEYS, COLUMNS, WIDTH = BLOCK_M // SIDE, BLOCK_N // SIDE, columns_of(key.widest), width_of(key.widest)
     DO_AT, KV_AT = BLOCK_M * WIDTH, 2 * BLOCK_M * WIDTH  # K and V take turns in one room
     DS_AT = KV_AT + BLOCK_N * WIDTH
     program = make_program(key.mask, key.bias, device)
     reach, whole = program.reach, program.whole
     judge, lse_and_delta = make_judge(program.visible, make_bend(program.modify)), make_lse_and_delta(BLOCK_M)
-    load_tile, multiply = make_load_tile(key.dtype, HEAD_DIM), make_multiply(ROWS, KEYS, HEAD_DIM)
-    store_weights, accumulate = make_store_weights(ROWS, KEYS), make_accumulate(ROWS, KEYS, HEAD_DIM)
+    load_tile, multiply = make_load_tile(key.dtype, key.widest), make_multiply(ROWS, KEYS, key.widest)
+    store_weights, accumulate = make_store_weights(ROWS, KEYS), make_accumulate(ROWS, KEYS, key.widest)
     _, _, store = CONVERSIONS[key.dtype]
 
     def backward_queries_simt(
@@ -57,7 +57,7 @@ def make_backward_queries(key: DispatchKey) -> KernelSource:
         q_start = index * q_batch + first * q_seq + head * q_head
         do_start = index * do_batch + first * do_seq + head * do_head
         load_tile(shared, q, q_start, q_seq, seqlen_q - first, HEAD_DIM, thread, BLOCK_M)
-        load_tile(shared[DO_AT:], do, do_start, do_seq, seqlen_q - first, HEAD_DIM, thread, BLOCK_M)
+        load_tile(shared[DO_AT:], do, do_start, do_seq, seqlen_q - first, HEAD_DIM_V, thread, BLOCK_M)
         for r in range(ROWS):
             lse[r], delta[r] = lse_and_delta(rows, index * heads + head, first + y + SIDE * r, seqlen_q)
             for c in range(COLUMNS):
@@ -76,7 +76,7 @@ def make_backward_queries(key: DispatchKey) -> KernelSource:
             cuda.syncthreads()
             multiply(products, shared, 0, KV_AT, x, y)
             cuda.syncthreads()  # K has been read
-            load_tile(shared[KV_AT:], v, v_start, v_seq, seqlen_k - start, HEAD_DIM, thread, BLOCK_N)
+            load_tile(shared[KV_AT:], v, v_start, v_seq, seqlen_k - start, HEAD_DIM_V, thread, BLOCK_N)
             for r in range(ROWS):
                 q_idx = first + y + SIDE * r
                 for n in range(KEYS):

@@ -20,10 +20,12 @@ TILES = {64: (32, 64), 128: (32, 32), 192: (16, 32), 256: (16, 16)}
 _QKV = frozenset("qkv")
 
 
-def main_key(dtype: str, head_dim: int, mask: str, bias: str = NO_BIAS, op: str = "bwd") -> DispatchKey:
-    """The key of a kernel with the tile for a head_dim; by default of the one that computes dK and dV."""
-    tile = next(tile for most, tile in TILES.items() if head_dim <= most)
-    return DispatchKey(op, "simt", dtype, head_dim, mask, *tile, 1, bias)
+def main_key(
+    dtype: str, head_dim: int, mask: str, bias: str = NO_BIAS, head_dim_v: int = 0, op: str = "bwd"
+) -> DispatchKey:
+    """The key of a kernel with the tile for a head_dim, the wider where values have another; by default of the one that computes dK and dV."""
+    tile = next(tile for most, tile in TILES.items() if max(head_dim, head_dim_v) <= most)
+    return DispatchKey(op, "simt", dtype, head_dim, mask, *tile, 1, bias, head_dim_v)
 
 
 def stages(key: DispatchKey, wanted: Wanted = _QKV) -> tuple[DispatchKey, ...]:
@@ -55,7 +57,7 @@ def _preprocess(problem: Problem, key: DispatchKey, arrays: GradientArrays) -> t
     strides = [stride * arrays.out.itemsize for stride in _strides((arrays.out, arrays.dout))]
     return (
         arrays.out.pointer, arrays.dout.pointer, arrays.lse.pointer, arrays.dlse_pointer, arrays.rooms["rows"], 0,
-        *strides, problem.heads, problem.seqlen_q, problem.head_dim, 0, 0,
+        *strides, problem.heads, problem.seqlen_q, problem.head_dim_v, 0, 0,
     )  # fmt: skip
 
 

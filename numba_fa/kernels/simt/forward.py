@@ -66,14 +66,14 @@ def make_judge(program: Program) -> Any:
 
 def make_forward(key: DispatchKey) -> KernelSource:
     """The portable forward kernel for `key`; its parameters are listed in `kernels/simt/variant.py`."""
-    BLOCK_M, BLOCK_N, HEAD_DIM = key.block_m, key.block_n, key.head_dim
-    ROWS, KEYS, COLUMNS, WIDTH = BLOCK_M // SIDE, BLOCK_N // SIDE, columns_of(HEAD_DIM), width_of(HEAD_DIM)
+    BLOCK_M, BLOCK_N, HEAD_DIM, HEAD_DIM_V = key.block_m, key.block_n, key.head_dim, key.head_dim_v
+    ROWS, KEYS, COLUMNS, WIDTH = BLOCK_M // SIDE, BLOCK_N // SIDE, columns_of(key.widest), width_of(key.widest)
     K_AT, P_AT = BLOCK_M * WIDTH, (BLOCK_M + BLOCK_N) * WIDTH  # K and V take turns in one room
     P_WIDTH = BLOCK_N + 1
     program = make_program(key.mask, key.bias, device)
     reach, whole, judge, join_sink = program.reach, program.whole, make_judge(program), make_join_sink(program)
     BIASED = program.modify is not None
-    load_tile, multiply = make_load_tile(key.dtype, HEAD_DIM), make_multiply(ROWS, KEYS, HEAD_DIM)
+    load_tile, multiply = make_load_tile(key.dtype, key.widest), make_multiply(ROWS, KEYS, key.widest)
     store_weights, (_, _, store) = make_store_weights(ROWS, KEYS), CONVERSIONS[key.dtype]
 
     def forward_simt(
@@ -117,7 +117,7 @@ def make_forward(key: DispatchKey) -> KernelSource:
             store_weights(scores, shared[P_AT:], x, y)
             cuda.syncthreads()  # scores are there, K has been read
             v_start = index * v_batch + start * v_seq + head_kv * v_head
-            load_tile(shared[K_AT:], v, v_start, v_seq, seqlen_k - start, HEAD_DIM, thread, BLOCK_N)
+            load_tile(shared[K_AT:], v, v_start, v_seq, seqlen_k - start, HEAD_DIM_V, thread, BLOCK_N)
             for r in range(ROWS):
                 at = P_AT + (y + SIDE * r) * P_WIDTH
                 new_max = row_max[r]
@@ -149,7 +149,7 @@ def make_forward(key: DispatchKey) -> KernelSource:
                 shift, total, factor = join_sink(row_max[r], row_sum[r], scale_log2, head, aux)
                 at = index * o_batch + row * o_seq + head * o_head
                 for c in range(COLUMNS):
-                    if x + SIDE * c < HEAD_DIM:
+                    if x + SIDE * c < HEAD_DIM_V:
                         out[at + x + SIDE * c] = store(output[r, c] * factor)
                 if lse != 0 and x == 0:
                     address = lse + (np.int64(index * heads + head) * seqlen_q + row) * 4

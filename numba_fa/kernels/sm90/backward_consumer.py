@@ -41,7 +41,7 @@ from numba_fa.ptx.tma import fence_proxy_async
 from numba_fa.ptx.vector import make_add_quads
 from numba_fa.ptx.warp import bar_warp_sync
 from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_gemm_tt, make_wait
-from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
+from numba_fa.tile.layout import equal_or_two, k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
 
 WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
 
@@ -54,9 +54,9 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
     consumer waits for the other's dS; it is left to a writer to add to global memory.
     """
     key = shape.key
-    BLOCK_M, BLOCK_N, STAGES, HEAD_DIM = key.block_m, key.block_n, key.stages, key.head_dim
+    BLOCK_M, BLOCK_N, STAGES = key.block_m, key.block_n, key.stages
     DIRECT, HEADS = shape.direct, shape.asks_head
-    SCORES, OUTPUTS, DQ = BLOCK_M // 2, HEAD_DIM // 2, shape.dq_columns[0] // 2
+    SCORES, DQ = BLOCK_M // 2, shape.dq_columns[0] // 2
     Q_ATOM, KV_ATOM, DS_ATOM = shape.q_atom, shape.kv_atom, BLOCK_N * 128
     V_OFFSET, Q_OFFSET, DO_OFFSET, DS_OFFSET = shape.v_offset, shape.q_offset, shape.do_offset, shape.ds_offset
     LSE_OFFSET, DELTA_OFFSET, ROW_BYTES = shape.lse_offset, shape.delta_offset, shape.row_bytes
@@ -64,25 +64,30 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
     # Whether registers suffice to have the rows' LSE and delta before the products that they go with.
     EARLY = SCORES <= 32 and program.modify is None
     DS_BYTES, DQ_BYTES, DQ_OFFSET, MESSAGES = shape.ds_bytes, shape.dq_bytes[0], shape.dq_offset, shape.message_offset
-    Q_STEP, DS_STEP = np.int64(shape.q_bytes >> 4), np.int64(DS_BYTES >> 4)
+    Q_STEP, DO_STEP, DS_STEP = np.int64(shape.q_bytes >> 4), np.int64(shape.do_bytes >> 4), np.int64(DS_BYTES >> 4)
     # Where a consumer's half of dQ begins in dS (queries) and in K (columns).
     DS_HALF, K_HALF = (DS_ATOM, 0) if shape.by_rows else (0, shape.second_columns)
     K_MAJOR, Q_COLUMNS = np.int64(k_major_descriptor()), np.int64(mn_major_descriptor(Q_ATOM))
     DS_QUERIES, K_COLUMNS = np.int64(mn_major_descriptor(DS_ATOM)), np.int64(mn_major_descriptor(KV_ATOM))
     operand = WGMMA_TYPE[key.dtype]
-    gemm_scores = make_gemm_ss(
-        BLOCK_M, HEAD_DIM // 16, operand, lambda k: k_major_step(k, KV_ATOM), lambda k: k_major_step(k, Q_ATOM)
-    )
-    gemm_keys = make_gemm_rs(HEAD_DIM, BLOCK_M // 16, operand, mn_major_step)
+
+    def of_both(make: Any) -> tuple[Any, Any]:
+        return equal_or_two(make, key.head_dim, key.head_dim_v)
+
+    gemm_scores, gemm_products = of_both(lambda dim: make_gemm_ss(
+        BLOCK_M, dim // 16, operand, lambda k: k_major_step(k, KV_ATOM), lambda k: k_major_step(k, Q_ATOM)
+    ))  # fmt: skip
+    gemm_keys, gemm_values = of_both(lambda dim: make_gemm_rs(dim, BLOCK_M // 16, operand, mn_major_step))
     gemm_queries = make_gemm_tt(shape.dq_columns[0], BLOCK_N // 16, operand, mn_major_step, mn_major_step)
     wait_scores, wait_dq, wait_dq_last = make_wait(SCORES, 1), make_wait(DQ, 1), make_wait(DQ, 0)
-    wait_keys = make_wait(OUTPUTS, 0)
+    wait_keys, wait_values = of_both(lambda dim: make_wait(dim // 2, 0))
     values, exponential, gradient, pack = (
         make_column_values(SCORES), make_column_exponential(SCORES), make_column_gradient(SCORES),
         make_pack(SCORES, key.dtype),
     )  # fmt: skip
     store_ds, store_quads, add_quads = make_stmatrix_words(SCORES // 2), make_store_quads(DQ), make_add_quads(DQ)
-    zeros, scale_rows, write_keys = make_zeros(OUTPUTS), make_scale_rows(OUTPUTS), make_write_keys(shape)
+    (zeros_k, zeros_v), scale_rows = of_both(lambda dim: make_zeros(dim // 2)), make_scale_rows(key.head_dim // 2)
+    write_keys, write_values = of_both(lambda dim: make_write_keys(dim, key.dtype))
     take_turn, end_turn = make_ordered(shape)
     judge_t, chain_t = make_judge_t(SCORES, program, key.mask, fast=key.dtype == "bf16")
     exponent_scale, locate, count_tiles = make_exponent_scale_t(program), make_place(shape), make_count_tiles(shape)
@@ -114,8 +119,8 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
         queries = K_MAJOR | np.int64(((base + Q_OFFSET) & 0x3FFFF) >> 4)
         scores = gemm_scores(K_MAJOR | np.int64((rows & 0x3FFFF) >> 4), queries + offset)
         mbarrier_wait(full + SECOND, phase)
-        outputs = np.int64(((base + DO_OFFSET) & 0x3FFFF) >> 4) + offset
-        products = gemm_scores(K_MAJOR | np.int64(((rows + V_OFFSET) & 0x3FFFF) >> 4), K_MAJOR | outputs)
+        outputs = np.int64(((base + DO_OFFSET) & 0x3FFFF) >> 4) + np.int64(stage) * DO_STEP
+        products = gemm_products(K_MAJOR | np.int64(((rows + V_OFFSET) & 0x3FFFF) >> 4), K_MAJOR | outputs)
         if waiting:
             share_dq(barriers, consumer)
         if EARLY:
@@ -130,7 +135,7 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
         weights = exponential(scores, exponent_scale(scale), lse)
         if EARLY:
             delta = values(base + DELTA_OFFSET + stage * ROW_BYTES + column * 4)
-        dv = gemm_keys(dv, pack(weights), Q_COLUMNS | outputs)
+        dv = gemm_values(dv, pack(weights), Q_COLUMNS | outputs)
         weights = chain_t(weights, slopes)
         products = wait_scores(products)
         if not EARLY:
@@ -192,12 +197,12 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
             mbarrier_wait(barriers + K_FULL, phase_kv)
             mbarrier_wait(barriers + V_FULL, phase_kv)
             phase_kv ^= 1
-            word, number, dv, ds = gradients(zeros(), False, base, barriers, consumer, step, index, kv_first, seqlen_q,
+            word, number, dv, ds = gradients(zeros_v(), False, base, barriers, consumer, step, index, kv_first, seqlen_q,
                                            seqlen_k, scale, aux)  # fmt: skip
-            dk = gemm_keys(zeros(), ds, columns + np.int64(step % STAGES) * Q_STEP)
+            dk = gemm_keys(zeros_k(), ds, columns + np.int64(step % STAGES) * Q_STEP)
             share_ds(barriers, step)
             waiting = False
-            dv = wait_keys(dv)
+            dv = wait_values(dv)
             dk = wait_keys(dk)
             while word & LAST == 0:
                 slot = barriers + RING + SLOT * (step % STAGES)
@@ -213,7 +218,7 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
                 share_ds(barriers, step)
                 hand_over(wait_dq(dq), tile, sums, base, barriers, consumer, step - 1)
                 waiting = True
-                dv = wait_keys(dv)
+                dv = wait_values(dv)
                 dk = wait_keys(dk)
             dq = begin_dq(base, barriers, consumer, step)
             if waiting:
@@ -232,7 +237,7 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
             tile_k, head_kv, index = locate(opaque(turn), count_tiles(seqlen_k), heads_kv, batch)
             room = int32(base + DQ_OFFSET + consumer * ROOM_BYTES)
             kv_first = int32(tile_k * BLOCK_N + consumer * 64)
-            write_keys(dv_map, dv, room, consumer, kv_first, head_kv, index)
+            write_values(dv_map, dv, room, consumer, kv_first, head_kv, index)
             write_keys(dk_map, scale_rows(dk, scale, scale), room, consumer, kv_first, head_kv, index)
             step = int32(step + 1)
             turn = int32(turn + cuda.gridDim.x)

@@ -3,21 +3,22 @@
 from typing import Any
 
 from numba_fa.jit import cuda, device, int32
-from numba_fa.kernels.sm90.backward_shape import BackwardShape
 from numba_fa.ptx.fragment import make_stmatrix
 from numba_fa.ptx.tma import bulk_commit_group, bulk_wait_group_read, fence_proxy_async, tma_store
 from numba_fa.ptx.warp import bar_sync
+from numba_fa.tile.layout import ATOM_COLUMNS, round_up
 
 _ATOM = 64 * 128
 
 
-def make_write_keys(shape: BackwardShape) -> Any:
-    """write_keys(tensor, fragment, room, consumer, first, head, index): 64 rows of dK or dV from key `first` on.
+def make_write_keys(head_dim: int, dtype: str) -> Any:
+    """write_keys(tensor, fragment, room, consumer, first, head, index): 64 rows of dK or dV, `head_dim` wide, from key
+    `first` on.
 
     Goes through `room` in shared memory, which must be free, and leaves it so.
     """
-    ATOMS = shape.atoms
-    stmatrix = make_stmatrix(shape.key.head_dim // 2, shape.key.dtype)
+    ATOMS = round_up(head_dim, ATOM_COLUMNS) // ATOM_COLUMNS
+    stmatrix = make_stmatrix(head_dim // 2, dtype)
 
     @device
     def write_keys(tensor, fragment, room, consumer, first, head, index):

@@ -20,32 +20,20 @@ from numba_fa.ptx.bulk import bulk_load
 from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.memory import ld_shared_u32
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
+from numba_fa.tile.layout import equal_or_two
 
 
 def make_backward_producer(shape: BackwardShape) -> Any:
     """produce(q, k, v, do, rows, base, barriers, heads_kv, batch, seqlen_k) loads all tiles."""
     key = shape.key
-    BLOCK_M, BLOCK_N, STAGES, ATOMS = key.block_m, key.block_n, key.stages, shape.atoms
-    Q_BYTES, KV_BYTES, Q_ATOM, KV_ATOM, ROW_BYTES = (
-        shape.q_bytes, shape.kv_bytes, shape.q_atom, shape.kv_atom, shape.row_bytes
-    )  # fmt: skip
+    BLOCK_M, BLOCK_N, STAGES = key.block_m, key.block_n, key.stages
+    Q_BYTES, DO_BYTES, ROW_BYTES = shape.q_bytes, shape.do_bytes, shape.row_bytes
     V_OFFSET, Q_OFFSET, DO_OFFSET = shape.v_offset, shape.q_offset, shape.do_offset
     LSE_OFFSET, DELTA_OFFSET, MESSAGES = shape.lse_offset, shape.delta_offset, shape.message_offset
     locate, count_tiles = make_place(shape), make_count_tiles(shape)
-
-    @device
-    def load(room, tensor, full, row_room, vector, first, head, index):
-        """A tile of Q or dO with its rows' LSE or delta."""
-        mbarrier_expect_tx(full, Q_BYTES + ROW_BYTES)
-        for atom in range(ATOMS):
-            tma_load(room + atom * Q_ATOM, tensor, full, 64 * atom, first, head, index)
-        bulk_load(row_room, vector, ROW_BYTES, full)
-
-    @device
-    def load_keys(room, tensor, full, start, head, index):
-        mbarrier_expect_tx(full, KV_BYTES)
-        for atom in range(ATOMS):
-            tma_load(room + atom * KV_ATOM, tensor, full, 64 * atom, start, head, index)
+    atoms = shape.atoms, shape.v_atoms
+    load_queries, load_outputs = equal_or_two(lambda n: _make_load(n, shape.q_atom, ROW_BYTES), *atoms)
+    load_keys, load_values = equal_or_two(lambda n: _make_load(n, shape.kv_atom, 0), *atoms)
 
     @device
     def produce(q, k, v, do, rows, base, barriers, heads_kv, batch, seqlen_k):
@@ -63,8 +51,8 @@ def make_backward_producer(shape: BackwardShape) -> Any:
             start = int32(tile_k * BLOCK_N)
             mbarrier_wait(barriers + KV_EMPTY, phase_kv)
             phase_kv ^= 1
-            load_keys(base, k, barriers + K_FULL, start, head_kv, index)
-            load_keys(base + V_OFFSET, v, barriers + V_FULL, start, head_kv, index)
+            load_keys(base, k, barriers + K_FULL, int32(0), rows, start, head_kv, index)
+            load_values(base + V_OFFSET, v, barriers + V_FULL, int32(0), rows, start, head_kv, index)
             word = int32(0)
             while word & LAST == 0:
                 slot = int32(barriers + RING + SLOT * stage)
@@ -74,11 +62,11 @@ def make_backward_producer(shape: BackwardShape) -> Any:
                 head = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage + 8))
                 first = int32((word >> TILE) * BLOCK_M)
                 vector = rows + int64(number) * (2 * ROW_BYTES)
-                load(base + Q_OFFSET + stage * Q_BYTES, q, slot, base + LSE_OFFSET + stage * ROW_BYTES, vector, first, head,
-                     index)  # fmt: skip
+                load_queries(base + Q_OFFSET + stage * Q_BYTES, q, slot, base + LSE_OFFSET + stage * ROW_BYTES, vector,
+                             first, head, index)  # fmt: skip
                 mbarrier_wait(slot + SECOND + EMPTY, phase ^ 1)
-                load(base + DO_OFFSET + stage * Q_BYTES, do, slot + SECOND, base + DELTA_OFFSET + stage * ROW_BYTES,
-                     vector + ROW_BYTES, first, head, index)  # fmt: skip
+                load_outputs(base + DO_OFFSET + stage * DO_BYTES, do, slot + SECOND,
+                             base + DELTA_OFFSET + stage * ROW_BYTES, vector + ROW_BYTES, first, head, index)  # fmt: skip
                 stage = int32(stage + 1)
                 if stage == STAGES:
                     stage = int32(0)
@@ -86,3 +74,18 @@ def make_backward_producer(shape: BackwardShape) -> Any:
             turn = int32(turn + cuda.gridDim.x)
 
     return produce
+
+
+def _make_load(atoms: int, atom_bytes: int, row_bytes: int) -> Any:
+    """load(room, tensor, full, row_room, vector, first, head, index): a tile of so many atoms side by side; of Q and dO with
+    its rows' LSE or delta, `row_bytes` of them."""
+
+    @device
+    def load(room, tensor, full, row_room, vector, first, head, index):
+        mbarrier_expect_tx(full, atoms * atom_bytes + row_bytes)
+        for atom in range(atoms):
+            tma_load(room + atom * atom_bytes, tensor, full, 64 * atom, first, head, index)
+        if row_bytes:
+            bulk_load(row_room, vector, row_bytes, full)
+
+    return load

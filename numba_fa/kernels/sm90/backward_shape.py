@@ -36,7 +36,7 @@ class BackwardShape:
         Masks whose verdicts on tiles take more than the consumers can spare leave these 232.
         """
         plain = self.key.mask in ("full", "causal", "document")
-        return (24, 240) if plain or self.key.head_dim > 192 else (40, 232)
+        return (24, 240) if plain or self.key.widest > 192 else (40, 232)
 
     @property
     def split(self) -> bool:
@@ -65,8 +65,13 @@ class BackwardShape:
 
     @property
     def atoms(self) -> int:
-        """64-column swizzle atoms side by side in a row of head_dim."""
+        """64-column swizzle atoms side by side in a row of Q or K."""
         return round_up(self.key.head_dim, ATOM_COLUMNS) // ATOM_COLUMNS
+
+    @property
+    def v_atoms(self) -> int:
+        """In a row of V or dO."""
+        return round_up(self.key.head_dim_v, ATOM_COLUMNS) // ATOM_COLUMNS
 
     @property
     def by_rows(self) -> bool:
@@ -98,7 +103,7 @@ class BackwardShape:
     @property
     def room_bytes(self) -> int:
         """A consumer's room for its part of dQ, and at the end for its dV, then dK. A split kernel has none."""
-        return 0 if self.split else max(self.dq_bytes[0], self.atoms * 64 * ATOM_ROW_BYTES)
+        return 0 if self.split else max(self.dq_bytes[0], max(self.atoms, self.v_atoms) * 64 * ATOM_ROW_BYTES)
 
     @property
     def q_atom(self) -> int:
@@ -110,12 +115,21 @@ class BackwardShape:
 
     @property
     def q_bytes(self) -> int:
-        """One slot of Q, or of dO."""
+        """One slot of Q."""
         return self.atoms * self.q_atom
 
     @property
-    def kv_bytes(self) -> int:
+    def do_bytes(self) -> int:
+        """One slot of dO."""
+        return self.v_atoms * self.q_atom
+
+    @property
+    def k_bytes(self) -> int:
         return self.atoms * self.kv_atom
+
+    @property
+    def v_bytes(self) -> int:
+        return self.v_atoms * self.kv_atom
 
     @property
     def ds_bytes(self) -> int:
@@ -134,11 +148,11 @@ class BackwardShape:
 
     @property
     def v_offset(self) -> int:
-        return self.kv_bytes
+        return self.k_bytes
 
     @property
     def q_offset(self) -> int:
-        return 2 * self.kv_bytes
+        return self.v_offset + self.v_bytes
 
     @property
     def do_offset(self) -> int:
@@ -146,7 +160,7 @@ class BackwardShape:
 
     @property
     def ds_offset(self) -> int:
-        return self.do_offset + self.key.stages * self.q_bytes
+        return self.do_offset + self.key.stages * self.do_bytes
 
     @property
     def dq_offset(self) -> int:

@@ -48,7 +48,7 @@ from numba_fa.ptx.tma import fence_proxy_async
 from numba_fa.ptx.vector import make_add_quads
 from numba_fa.ptx.warp import bar_warp_sync
 from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_gemm_tt, make_wait
-from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
+from numba_fa.tile.layout import equal_or_two, k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
 
 
 def make_split_consumers(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
@@ -61,15 +61,19 @@ def make_split_consumers(shape: BackwardShape, program: Program) -> tuple[Any, A
 def _make_parts(shape: BackwardShape) -> SimpleNamespace:
     """Products and bookkeeping that both consumers have."""
     key, operand = shape.key, WGMMA_TYPE[shape.key.dtype]
-    BLOCK_M, BLOCK_N, HEAD_DIM = key.block_m, key.block_n, key.head_dim
+    BLOCK_M, BLOCK_N = key.block_m, key.block_n
     Q_ATOM, KV_ATOM, DS_OFFSET, DS_BYTES, TILE_BYTES = (
         shape.q_atom, shape.kv_atom, shape.ds_offset, shape.ds_bytes, sum(shape.dq_bytes)
     )  # fmt: skip
     DS_QUERIES, K_COLUMNS = np.int64(mn_major_descriptor(BLOCK_N * 128)), np.int64(mn_major_descriptor(KV_ATOM))
-    gemm_scores = make_gemm_ss(
-        BLOCK_M, HEAD_DIM // 16, operand, lambda k: k_major_step(k, KV_ATOM), lambda k: k_major_step(k, Q_ATOM)
-    )
 
+    def of_both(make: Any) -> tuple[Any, Any]:
+        """For what is as wide as K, and as V."""
+        return equal_or_two(make, key.head_dim, key.head_dim_v)
+
+    gemm_scores = of_both(lambda dim: make_gemm_ss(
+        BLOCK_M, dim // 16, operand, lambda k: k_major_step(k, KV_ATOM), lambda k: k_major_step(k, Q_ATOM)
+    ))  # fmt: skip
     take_turn, end_turn = make_ordered(shape)
 
     @device
@@ -107,9 +111,10 @@ def _make_parts(shape: BackwardShape) -> SimpleNamespace:
 
     return SimpleNamespace(
         count_tiles=make_count_tiles(shape), k_major=k_major, q_columns=q_columns, gemm_scores=gemm_scores, make_dq=make_dq,
-        gemm_keys=make_gemm_rs(HEAD_DIM, BLOCK_M // 16, operand, mn_major_step), wait_scores=make_wait(BLOCK_M // 2, 0),
-        wait_keys=make_wait(HEAD_DIM // 2, 0), zeros=make_zeros(HEAD_DIM // 2), pack=make_pack(BLOCK_M // 2, key.dtype),
-        locate=make_place(shape), write_keys=make_write_keys(shape),
+        gemm_keys=of_both(lambda dim: make_gemm_rs(dim, BLOCK_M // 16, operand, mn_major_step)),
+        wait_scores=make_wait(BLOCK_M // 2, 0), wait_keys=of_both(lambda dim: make_wait(dim // 2, 0)),
+        zeros=of_both(lambda dim: make_zeros(dim // 2)), pack=make_pack(BLOCK_M // 2, key.dtype),
+        locate=make_place(shape), write_keys=of_both(lambda dim: make_write_keys(dim, key.dtype)),
     )  # fmt: skip
 
 
@@ -121,15 +126,15 @@ def _make_values(shape: BackwardShape, program: Program, parts: SimpleNamespace)
         shape.message_offset,
     )  # fmt: skip
     count_tiles, k_major, q_columns, locate = parts.count_tiles, parts.k_major, parts.q_columns, parts.locate
-    gemm_scores, gemm_keys, wait_scores, wait_keys = (
-        parts.gemm_scores, parts.gemm_keys, parts.wait_scores, parts.wait_keys
+    gemm_scores, wait_scores, pack = parts.gemm_scores[0], parts.wait_scores, parts.pack
+    gemm_values, wait_values, zeros, write_values = (
+        parts.gemm_keys[1], parts.wait_keys[1], parts.zeros[1], parts.write_keys[1]
     )  # fmt: skip
-    zeros, pack, write_keys = parts.zeros, parts.pack, parts.write_keys
     begin_dq, add_dq, wait_dq = parts.make_dq(0)
     exponential, share_words = make_column_exponential(BLOCK_M // 2), make_share_words(BLOCK_M // 4)
     values = make_column_values(BLOCK_M // 2)
     judge_t, chain_t = make_judge_t(BLOCK_M // 2, program, shape.key.mask, fast=shape.key.dtype == "bf16")
-    exponent_scale, HEADS = make_exponent_scale_t(program), shape.asks_head
+    exponent_scale, HEADS, DO_BYTES = make_exponent_scale_t(program), shape.asks_head, shape.do_bytes
 
     @device
     def consume_values(dv_map, sums, base, barriers, heads_kv, batch, seqlen_q, seqlen_k, scale, aux):
@@ -168,9 +173,9 @@ def _make_values(shape: BackwardShape, program: Program, parts: SimpleNamespace)
                     mbarrier_arrive(slot + EMPTY)
                     mbarrier_arrive(barriers + P_FULL)
                 mbarrier_wait(slot + SECOND, phase)
-                dv = gemm_keys(dv, weights, q_columns(base + DO_OFFSET + stage * Q_BYTES))
+                dv = gemm_values(dv, weights, q_columns(base + DO_OFFSET + stage * DO_BYTES))
                 dq = wait_dq(begin_dq(base, barriers, step))
-                dv = wait_keys(dv)
+                dv = wait_values(dv)
                 if lane_0:
                     mbarrier_arrive(slot + SECOND + EMPTY)
                     mbarrier_arrive(barriers + DS_EMPTY + 8 * (step & 1))
@@ -178,7 +183,7 @@ def _make_values(shape: BackwardShape, program: Program, parts: SimpleNamespace)
                 step = int32(step + 1)
             # V is no longer read: the other consumer's last dS was made from it.
             tile_k, head_kv, index = locate(opaque(turn), count_tiles(seqlen_k), heads_kv, batch)
-            write_keys(dv_map, dv, base + V_OFFSET, int32(0), tile_k * BLOCK_N, head_kv, index)
+            write_values(dv_map, dv, base + V_OFFSET, int32(0), tile_k * BLOCK_N, head_kv, index)
             if lane_0:
                 mbarrier_arrive(barriers + KV_EMPTY)
             turn = int32(turn + cuda.gridDim.x)
@@ -194,13 +199,11 @@ def _make_keys(shape: BackwardShape, parts: SimpleNamespace) -> Any:
         shape.ds_bytes, shape.row_bytes, shape.message_offset,
     )  # fmt: skip
     count_tiles, k_major, q_columns, locate = parts.count_tiles, parts.k_major, parts.q_columns, parts.locate
-    gemm_scores, gemm_keys, wait_scores, wait_keys = (
-        parts.gemm_scores, parts.gemm_keys, parts.wait_scores, parts.wait_keys
-    )  # fmt: skip
-    zeros, pack, write_keys = parts.zeros, parts.pack, parts.write_keys
+    gemm_products, wait_scores, pack = parts.gemm_scores[1], parts.wait_scores, parts.pack
+    gemm_keys, wait_keys, zeros, write_keys = parts.gemm_keys[0], parts.wait_keys[0], parts.zeros[0], parts.write_keys[0]
     begin_dq, add_dq, wait_dq = parts.make_dq(1)
     gradient, shared_values = make_column_gradient(BLOCK_M // 2), make_shared_values(BLOCK_M // 2, shape.key.dtype)
-    values = make_column_values(BLOCK_M // 2)
+    values, DO_BYTES = make_column_values(BLOCK_M // 2), shape.do_bytes
     store_ds, scale_rows = make_stmatrix_words(BLOCK_M // 4), make_scale_rows(shape.key.head_dim // 2)
 
     @device
@@ -241,7 +244,7 @@ def _make_keys(shape: BackwardShape, parts: SimpleNamespace) -> Any:
                 phase = (step // STAGES) & 1
                 slot = barriers + RING + SLOT * stage
                 mbarrier_wait(slot + SECOND, phase)
-                products = gemm_scores(k_major(base + V_OFFSET), k_major(base + DO_OFFSET + stage * Q_BYTES))
+                products = gemm_products(k_major(base + V_OFFSET), k_major(base + DO_OFFSET + stage * DO_BYTES))
                 delta = values(base + DELTA_OFFSET + stage * ROW_BYTES + (cuda.threadIdx.x & 3) * 8)
                 ds = make_ds(wait_scores(products), delta, base, barriers, stage, step)
                 mbarrier_wait(slot, phase)

@@ -27,14 +27,16 @@ FINISH_SIGNATURE = ("tensor_map", "pointer", "int32", "float32")
 _QKV = frozenset("qkv")
 
 
-def main_key(dtype: str, head_dim: int, mask: str, bias: str = NO_BIAS, op: str = "bwd") -> DispatchKey:
-    """The main kernel's key with the tile for a head_dim."""
-    head_dim = round_up(head_dim, 16)
+def main_key(
+    dtype: str, head_dim: int, mask: str, bias: str = NO_BIAS, head_dim_v: int = 0, op: str = "bwd"
+) -> DispatchKey:
+    """The main kernel's key with the tile for a head_dim; for the wider, where values have another."""
+    head_dim, head_dim_v = round_up(head_dim, 16), round_up(head_dim_v, 16)
     biases = [name for name in bias.split("+") if name not in (NO_BIAS, "sink")]
     laden = len(biases) > 1 or biases and (mask not in ("full", "causal") or biases[0].startswith("t5"))
     tiles = LADEN_TILES if laden else BIASED_TILES if biases else TILES
-    tile = next(tile for most, tile in tiles.items() if head_dim <= most)
-    return DispatchKey(op, "sm90", dtype, head_dim, mask, *tile, bias)
+    tile = next(tile for most, tile in tiles.items() if max(head_dim, head_dim_v) <= most)
+    return DispatchKey(op, "sm90", dtype, head_dim, mask, *tile, bias, head_dim_v)
 
 
 def stages(key: DispatchKey, wanted: Wanted = _QKV) -> tuple[DispatchKey, ...]:
@@ -70,7 +72,7 @@ def _preprocess(problem: Any, key: DispatchKey, arrays: GradientArrays) -> tuple
     return (
         arrays.out.pointer, arrays.dout.pointer, arrays.lse.pointer, arrays.dlse_pointer, rooms["rows"],
         rooms.get("sums", 0), *_strides(arrays.out), *_strides(arrays.dout), problem.heads, problem.seqlen_q,
-        problem.head_dim, sum(BackwardShape(key).dq_bytes), rooms.get("tickets", 0),
+        problem.head_dim_v, sum(BackwardShape(key).dq_bytes), rooms.get("tickets", 0),
     )  # fmt: skip
 
 

@@ -29,12 +29,11 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
     """consume(out, lse, base, barriers, consumer, tiles, heads, batch, seqlen_q, seqlen_k, together, scale, aux)."""
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES, TOLD = key.block_m, key.block_n, key.stages, shape.told
-    HEAD_DIM, SCORES, OUTPUTS = key.head_dim, key.block_n // 2, key.head_dim // 2
+    SCORES, OUTPUTS = key.block_n // 2, key.head_dim_v // 2
     RING, MESSAGES = ring_offset(shape.held), message_offset(shape.held, key.stages)
     Q_SLOTS, CONSUMERS, Q_STEP = shape.q_slots, shape.warpgroups, np.int64(shape.q_bytes >> 4)
-    K_OFFSET, V_OFFSET, KV_STEP, KV_ATOM, Q_ATOM = (
-        shape.k_offset, shape.v_offset, np.int64(shape.kv_bytes >> 4), shape.kv_atom, shape.q_atom,
-    )  # fmt: skip
+    K_OFFSET, V_OFFSET, KV_ATOM, Q_ATOM = shape.k_offset, shape.v_offset, shape.kv_atom, shape.q_atom
+    K_STEP, V_STEP = np.int64(shape.k_bytes >> 4), np.int64(shape.v_bytes >> 4)
     # Where consumers take turns, waiting for the output product before the exponentials is 3% quicker (findings 0006). The
     # assembler does that by itself, but not where it would take the wait out of a branch.
     AHEAD = shape.pingpong and line is not None
@@ -42,9 +41,9 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
     K_MAJOR, V_MAJOR = np.int64(k_major_descriptor()), np.int64(mn_major_descriptor(KV_ATOM))
     operand = _WGMMA_TYPE[key.dtype]
     gemm_qk = make_gemm_ss(
-        BLOCK_N, HEAD_DIM // 16, operand, lambda k: k_major_step(k, Q_ATOM), lambda k: k_major_step(k, KV_ATOM)
+        BLOCK_N, key.head_dim // 16, operand, lambda k: k_major_step(k, Q_ATOM), lambda k: k_major_step(k, KV_ATOM)
     )
-    gemm_pv = make_gemm_rs(HEAD_DIM, BLOCK_N // 16, operand, mn_major_step)
+    gemm_pv = make_gemm_rs(key.head_dim_v, BLOCK_N // 16, operand, mn_major_step)
     wait_scores, wait_first, wait_output = make_wait(SCORES, 1), make_wait(SCORES, 0), make_wait(OUTPUTS, 0)
     wait_last = make_wait(OUTPUTS, 1 if EARLY else 0)
     zeros, scale_rows = make_zeros(OUTPUTS), make_scale_rows(OUTPUTS)
@@ -74,7 +73,7 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
         if more:
             mbarrier_wait(held(barriers, consumer, number), (number // Q_SLOTS) & 1)
             mbarrier_wait(barriers + RING + SLOT * stage, phase)
-        return gemm_qk(q_tile + np.int64(number % Q_SLOTS) * Q_STEP, k_tile + np.int64(stage) * KV_STEP)
+        return gemm_qk(q_tile + np.int64(number % Q_SLOTS) * Q_STEP, k_tile + np.int64(stage) * K_STEP)
 
     @device
     def place_of(message, turn, tiles, heads, batch, together):
@@ -126,7 +125,7 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
             weights = pack(scores)
             output = zeros()
             while word & LAST == 0:
-                v_stage = np.int64(stage) * KV_STEP
+                v_stage = np.int64(stage) * V_STEP
                 v_full = full + SECOND
                 v_phase = phase
                 stage, phase = after(stage, phase)
@@ -135,7 +134,7 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
                 word = int32(ld_shared_u32(barriers + MESSAGES + MESSAGE * stage))
                 if PINGPONG:
                     bar_sync(1 + consumer, 256)
-                scores = gemm_qk(q_mine, k_tile + np.int64(stage) * KV_STEP)
+                scores = gemm_qk(q_mine, k_tile + np.int64(stage) * K_STEP)
                 mbarrier_wait(v_full, v_phase)
                 output = gemm_pv(output, weights, v_tile + v_stage)
                 if PINGPONG:
@@ -173,7 +172,7 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
             if PINGPONG and EARLY:  # its first product is part of a turn, or it would push in before the other's
                 bar_sync(1 + consumer, 256)
             mbarrier_wait(full + SECOND, phase)
-            output = gemm_pv(output, weights, v_tile + np.int64(stage) * KV_STEP)
+            output = gemm_pv(output, weights, v_tile + np.int64(stage) * V_STEP)
             stage, phase = after(stage, phase)
             wave = int32(wave + 1)
             turn = int32(turn_at(wave, cuda.blockIdx.x, cuda.gridDim.x))

@@ -19,9 +19,9 @@ def make_epilogue(shape: Shape) -> tuple[Any, Any]:
     whose first query is `top`; where O lies in Q's room, it arrives at q_empty once the store has read it.
     write_lse(address, q_idx, seqlen_q, shift, row_sum) stores one row's LSE if the row exists.
     """
-    O_IN_Q, ATOMS = shape.o_in_q, shape.o_atoms or shape.atoms
-    HALVES = shape.atoms > ATOMS
-    write_first, write_rest = _make_write(shape, 0, ATOMS), _make_write(shape, ATOMS if HALVES else 0, shape.atoms)
+    O_IN_Q, ATOMS = shape.o_in_q, shape.o_atoms or shape.v_atoms
+    HALVES = shape.v_atoms > ATOMS
+    write_first, write_rest = _make_write(shape, 0, ATOMS), _make_write(shape, ATOMS if HALVES else 0, shape.v_atoms)
 
     @device
     def write_out(out, output, base, q_empty, consumer, top, head, index):
@@ -47,7 +47,7 @@ def _make_write(shape: Shape, first: int, last: int) -> Any:
     O_CONSUMER = 64 * 128 if shape.o_in_q else shape.o_atoms * shape.o_atom
     FIRST = first
     # 32 registers hold 64 columns; the last atom may be narrower.
-    stmatrix = make_stmatrix(min(32 * last, shape.key.head_dim // 2) - 32 * first, shape.key.dtype, 32 * first)
+    stmatrix = make_stmatrix(min(32 * last, shape.key.head_dim_v // 2) - 32 * first, shape.key.dtype, 32 * first)
 
     @device
     def write(out, output, base, consumer, top, head, index):

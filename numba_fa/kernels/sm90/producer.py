@@ -11,6 +11,7 @@ from numba_fa.ptx.elementwise import scalars, to_int32
 from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.memory import st_shared_u32
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
+from numba_fa.tile.layout import equal_or_two
 from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, MESSAGE, SECOND, SLOT, message_offset, ring_offset
 
 # A message's first word says of a key tile: bits 0 to 2, whether consumer 0, 1, 2 must judge it by element; whether it is
@@ -23,8 +24,9 @@ def make_producer(shape: Shape, program: Program, line: Line | None, schedule: t
     """produce(q, k, v, base, barriers, tiles, heads, heads_kv, batch, seqlen_q, seqlen_k, together, aux) loads all tiles."""
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES, ATOMS, CONSUMERS = key.block_m, key.block_n, key.stages, shape.atoms, shape.warpgroups
-    Q_BYTES, KV_BYTES, Q_ATOM, KV_ATOM, Q_SLOTS = shape.q_bytes, shape.kv_bytes, shape.q_atom, shape.kv_atom, shape.q_slots
+    Q_BYTES, K_BYTES, V_BYTES, Q_ATOM, Q_SLOTS = shape.q_bytes, shape.k_bytes, shape.v_bytes, shape.q_atom, shape.q_slots
     K_OFFSET, V_OFFSET = shape.k_offset, shape.v_offset
+    load_keys, load_values = equal_or_two(lambda atoms: _make_load_tile(atoms, shape.kv_atom), shape.atoms, shape.v_atoms)
     RING, MESSAGES = ring_offset(shape.held), message_offset(shape.held, key.stages)
     visible_up_to, seen_whole = program.reach, program.whole
     straight = line.straight if line else None
@@ -76,12 +78,6 @@ def make_producer(shape: Shape, program: Program, line: Line | None, schedule: t
                 tma_load(room + atom * Q_ATOM, q, full, 64 * atom, first + 64 * c, head, index)
 
     @device
-    def load_tile(room, tensor, full, start, head_kv, index):
-        mbarrier_expect_tx(full, KV_BYTES)
-        for atom in range(ATOMS):
-            tma_load(room + atom * KV_ATOM, tensor, full, 64 * atom, start, head_kv, index)
-
-    @device
     def produce(q, k, v, base, barriers, tiles, heads, heads_kv, batch, seqlen_q, seqlen_k, together, aux):
         prefetch_tensormap(q)
         prefetch_tensormap(k)
@@ -110,7 +106,7 @@ def make_producer(shape: Shape, program: Program, line: Line | None, schedule: t
                 if not fresh:  # the values of the tile before: what is asked of the mask is asked while they wait for room
                     full = barriers + RING + SLOT * v_stage + SECOND
                     mbarrier_wait(full + EMPTY, v_empty)
-                    load_tile(base + V_OFFSET + v_stage * KV_BYTES, v, full, v_start, head_kv, index)
+                    load_values(base + V_OFFSET + v_stage * V_BYTES, v, full, v_start, head_kv, index)
                 full = barriers + RING + SLOT * stage
                 mbarrier_wait(full + EMPTY, empty)
                 message = barriers + MESSAGES + MESSAGE * stage
@@ -119,7 +115,7 @@ def make_producer(shape: Shape, program: Program, line: Line | None, schedule: t
                     st_shared_u32(message + 4, first)
                     st_shared_u32(message + 8, head)
                     st_shared_u32(message + 12, index)
-                load_tile(base + K_OFFSET + stage * KV_BYTES, k, full, start, head_kv, index)
+                load_keys(base + K_OFFSET + stage * K_BYTES, k, full, start, head_kv, index)
                 if fresh:  # after the first keys, whose room is free earlier
                     load_q(q, base, barriers, wave, first, head, index)
                     fresh = False
@@ -128,8 +124,20 @@ def make_producer(shape: Shape, program: Program, line: Line | None, schedule: t
                 stage = int32(0) if stage == STAGES - 1 else int32(stage + 1)
             full = barriers + RING + SLOT * v_stage + SECOND
             mbarrier_wait(full + EMPTY, v_empty)
-            load_tile(base + V_OFFSET + v_stage * KV_BYTES, v, full, v_start, head_kv, index)
+            load_values(base + V_OFFSET + v_stage * V_BYTES, v, full, v_start, head_kv, index)
             wave = int32(wave + 1)
             turn = int32(turn_at(wave, cuda.blockIdx.x, cuda.gridDim.x))
 
     return produce
+
+
+def _make_load_tile(atoms: int, atom_bytes: int) -> Any:
+    """load(room, tensor, full, start, head_kv, index): a tile of K or V, of so many atoms side by side."""
+
+    @device
+    def load(room, tensor, full, start, head_kv, index):
+        mbarrier_expect_tx(full, atoms * atom_bytes)
+        for atom in range(atoms):
+            tma_load(room + atom * atom_bytes, tensor, full, 64 * atom, start, head_kv, index)
+
+    return load

@@ -40,8 +40,13 @@ class Shape:
 
     @property
     def atoms(self) -> int:
-        """64-column swizzle atoms side by side in a row of head_dim."""
+        """64-column swizzle atoms side by side in a row of Q or K."""
         return round_up(self.key.head_dim, ATOM_COLUMNS) // ATOM_COLUMNS
+
+    @property
+    def v_atoms(self) -> int:
+        """In a row of V or O."""
+        return round_up(self.key.head_dim_v, ATOM_COLUMNS) // ATOM_COLUMNS
 
     @property
     def q_atom(self) -> int:
@@ -62,8 +67,10 @@ class Shape:
 
         0: there is no such room, and O takes Q's, which costs the overlap of O's store with Q's next load.
         """
-        halves = (self.atoms, (self.atoms + 1) // 2)
-        return next((atoms for atoms in halves if self._total(1, atoms) <= SHARED_LIMIT), 0)
+        halves = (self.v_atoms, (self.v_atoms + 1) // 2)
+        fitting = [atoms for atoms in halves if self._total(1, atoms) <= SHARED_LIMIT]
+        # Where Q's room does not hold a row of O there is none, and the tile does not fit.
+        return fitting[0] if fitting else 0 if self.v_atoms <= self.atoms else halves[1]
 
     @property
     def q_bytes(self) -> int:
@@ -71,9 +78,14 @@ class Shape:
         return self.atoms * self.q_atom
 
     @property
-    def kv_bytes(self) -> int:
-        """One stage of K, or of V."""
+    def k_bytes(self) -> int:
+        """One stage of K."""
         return self.atoms * self.kv_atom
+
+    @property
+    def v_bytes(self) -> int:
+        """One stage of V."""
+        return self.v_atoms * self.kv_atom
 
     @property
     def q_slots(self) -> int:
@@ -83,7 +95,7 @@ class Shape:
         which has half as much to do a tile, quicker (1.03 to 1.06 at seqlen 512 and 1024, causal; H200, 2026-11-27).
         """
         alone = self.pingpong and self.atoms > 1
-        return 1 if alone or self._total(2, self.atoms) > SHARED_LIMIT else 2
+        return 1 if alone or self._total(2, self.v_atoms) > SHARED_LIMIT else 2
 
     @property
     def told(self) -> bool:
@@ -99,7 +111,7 @@ class Shape:
     @property
     def hasty(self) -> bool:
         """Whether Q's room is given back with the last scores, not after their softmax: nothing else holds up the next Q."""
-        return self.q_slots == 1 and 0 < self.o_atoms < self.atoms
+        return self.q_slots == 1 and 0 < self.o_atoms < self.v_atoms
 
     @property
     def o_in_q(self) -> bool:
@@ -117,15 +129,15 @@ class Shape:
 
     @property
     def v_offset(self) -> int:
-        return self.k_offset + self.key.stages * self.kv_bytes
+        return self.k_offset + self.key.stages * self.k_bytes
 
     @property
     def o_offset(self) -> int:
-        return 0 if self.o_in_q else self.v_offset + self.key.stages * self.kv_bytes
+        return 0 if self.o_in_q else self.v_offset + self.key.stages * self.v_bytes
 
     @property
     def barrier_offset(self) -> int:
-        return self.v_offset + self.key.stages * self.kv_bytes + self.o_atoms * self.q_atom
+        return self.v_offset + self.key.stages * self.v_bytes + self.o_atoms * self.q_atom
 
     @property
     def shared_bytes(self) -> int:
@@ -134,5 +146,5 @@ class Shape:
 
     def _total(self, slots: int, o_atoms: int) -> int:
         stages, held = self.key.stages, slots * self.warpgroups
-        tiles = slots * self.q_bytes + 2 * stages * self.kv_bytes + o_atoms * self.q_atom
+        tiles = slots * self.q_bytes + stages * (self.k_bytes + self.v_bytes) + o_atoms * self.q_atom
         return SWIZZLE_ALIGNMENT + tiles + barrier_bytes(held, stages)

@@ -25,9 +25,9 @@ _LOG2_E = math.log2(math.e)
 _LEAST_SCALE = 1e-28
 
 
-def _key_for(dtype: str, head_dim: int, mask: str, bias: str) -> DispatchKey:
+def _key_for(dtype: str, head_dim: int, mask: str, bias: str, head_dim_v: int = 0) -> DispatchKey:
     # wgmma sums 16 at a time; TMA fills with zeros what a narrower head lacks.
-    return key_for("fwd", "sm90", dtype, round_up(head_dim, 16), mask, bias)
+    return key_for("fwd", "sm90", dtype, round_up(head_dim, 16), mask, bias, round_up(head_dim_v, 16))
 
 
 def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
@@ -65,7 +65,7 @@ def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[obje
 
 def _together(problem: Problem) -> int:
     """Heads whose keys and values fit their part of L2 at once; heads that share them count once."""
-    kv_bytes = 4 * problem.seqlen_k * problem.head_dim
+    kv_bytes = 2 * problem.seqlen_k * (problem.head_dim + problem.head_dim_v)
     room = _SHORT_BYTES if problem.seqlen_k <= _SHORT and problem.head_dim > 64 else _L2_BYTES
     sharing = problem.heads // problem.heads_kv
     return min(max(room // kv_bytes, 1) * sharing, problem.heads * problem.batch)
