@@ -52,18 +52,19 @@ def attention(
 ) -> Any:
     """Exact attention: softmax of the biased, masked scores scale * q k^T, times v.
 
-    q: (batch, seqlen_q, heads, head_dim). k: (batch, seqlen_k, heads_kv, head_dim), heads a multiple of heads_kv (MQA, GQA).
-    v: like k, or with a head_dim of its own, as multi-head latent attention has (192 beside 128). float32, float16 or bfloat16 of NumPy, torch, CuPy, JAX or Numba; any strides with a contiguous last
-    axis. mask: None or "full", "causal" (query i sees key j when j <= i + seqlen_k - seqlen_q), or a mask object:
-    Causal, SlidingWindow, KeyPadding, Document, PrefixLM, MaskMod (a Python function), a BlockMask, or several of them
-    combined with & and |. bias: ALiBi, DenseBias, T5Bias, Softcap or ScoreMod (a Python function), or a sequence of
-    them, applied in order to the scaled scores. sink_logits: float32 (heads,), a logit a head that joins the
-    denominator and the LSE only. scale: of the scores, 1/sqrt(head_dim) by default. out: where to write, like q with v's head_dim; it
-    shares no memory with what is read, but for q where it is q.
+    q: (batch, seqlen_q, heads, head_dim). k: (batch, seqlen_k, heads_kv, head_dim), heads a multiple of heads_kv (MQA,
+    GQA). v: like k, or with a head_dim of its own, as multi-head latent attention has (192 beside 128). float32,
+    float16 or bfloat16 of NumPy, torch, CuPy, JAX or Numba; any strides with a contiguous last axis. mask: None or
+    "full", "causal" (query i sees key j when j <= i + seqlen_k - seqlen_q), or a mask object: Causal, SlidingWindow,
+    KeyPadding, Document, PrefixLM, MaskMod (a Python function), a BlockMask, or several of them combined with & and |.
+    bias: ALiBi, DenseBias, T5Bias, Softcap or ScoreMod (a Python function), or a sequence of them, applied in order to
+    the scaled scores. sink_logits: float32 (heads,), a logit a head that joins the denominator and the LSE only. scale:
+    of the scores, 1/sqrt(head_dim) by default. out: where to write, like q with v's head_dim; it shares no memory with
+    what is read, but for q where it is q.
 
-    Returns the output, an array of the caller's kind, of q's dtype and of q's shape with v's head_dim, enqueued on the caller's current
-    stream; with return_lse also the natural-log-sum-exp of the scores that are seen, float32 (batch, heads, seqlen_q).
-    A query that sees no key has output 0 and LSE -inf (with sink_logits: its head's logit).
+    Returns the output, an array of the caller's kind, of q's dtype and of q's shape with v's head_dim, enqueued on the
+    caller's current stream; with return_lse also the natural-log-sum-exp of the scores that are seen, float32 (batch,
+    heads, seqlen_q). A query that sees no key has output 0 and LSE -inf (with sink_logits: its head's logit).
 
     On torch's tensors that require grad, gradients of q, k, v, DenseBias's array, ALiBi's slopes, T5Bias's table and
     sink_logits are recorded, through the output and the LSE; out is not given then. Autocast casts q, k and v as it does

@@ -16,6 +16,7 @@ from numba_fa.dispatch.device import CPU, HOPPER, Device
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.registry import keys, variant_of, variants
 from numba_fa.errors import CompileError, LaunchError, ProblemError, UnsupportedError
+from numba_fa.testing.shapes import HeadDims
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -242,7 +243,8 @@ def _add_tune(tune: argparse.ArgumentParser) -> None:
     masks = ["full", "causal", "window", "padding", "document", "prefix"]
     biases = ["none", "alibi", "dense", "softcap", "t5", "sink"]
     tune.add_argument("--list", action="store_true", help="print the tiles that would be measured, and measure nothing")
-    tune.add_argument("--head-dims", type=int, nargs="+", default=[64, 128, 256])
+    tune.add_argument("--head-dims", type=HeadDims.parse, nargs="+", default=[HeadDims(n, n) for n in (64, 128, 256)],
+                      help="such as 64 192:128")  # fmt: skip
     tune.add_argument("--masks", nargs="+", default=["full", "causal"], choices=masks)
     tune.add_argument("--biases", nargs="+", default=["none"], choices=biases)
     tune.add_argument("--seqlens", type=int, nargs="+", default=[1024, 8192])

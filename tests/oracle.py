@@ -12,9 +12,9 @@ from tests.declared import truth_of
 
 
 @lru_cache(maxsize=64)
-def truth(batch, seqlen_q, seqlen_k, heads, heads_kv, head_dim, dtype, program):
+def truth(batch, seqlen_q, seqlen_k, heads, heads_kv, head_dim, dtype, program, head_dim_v=None):
     """(out, lse, naive low-precision out), float64, for `random_qkv` of these arguments."""
-    q, k, v = random_qkv(batch, seqlen_q, seqlen_k, heads, heads_kv, head_dim, dtype)
+    q, k, v = random_qkv(batch, seqlen_q, seqlen_k, heads, heads_kv, head_dim, dtype, head_dim_v=head_dim_v)
     sizes = Sizes(batch, seqlen_q, seqlen_k, heads)
     asked = truth_of(PROGRAMS[program](sizes), sizes)
     out, lse = reference.attention(q, k, v, **asked)
@@ -46,7 +46,7 @@ def naive_float32(q, k, v, mask="full", bias=(), sink_logits=None):
     if sink_logits is not None:
         top = np.maximum(top, np.asarray(sink_logits, np.float32)[None, :, None, None])
     weights = np.exp(scores - top)
-    total, out = np.zeros(q.shape[:3], np.float32), np.zeros(q.shape, np.float32)
+    total, out = np.zeros(q.shape[:3], np.float32), np.zeros((*q.shape[:3], v.shape[3]), np.float32)
     for key in range(k.shape[2]):
         total += weights[..., key]
         out += weights[..., key, None] * v[..., None, key, :]
@@ -59,21 +59,24 @@ def naive_float32(q, k, v, mask="full", bias=(), sink_logits=None):
 def inputs_of(cell):
     """q, k, v of a cell as NumPy arrays in its layout."""
     batch, seqlen_q, seqlen_k, layout = cell.shape
-    return random_qkv(batch, seqlen_q, seqlen_k, *cell.heads, cell.head_dim, cell.dtype, layout=layout)
+    dims = {"head_dim": cell.head_dim, "head_dim_v": cell.head_dim_v}
+    return random_qkv(batch, seqlen_q, seqlen_k, *cell.heads, **dims, dtype=cell.dtype, layout=layout)
 
 
 def check_cell(cell, out, lse):
     """AssertionError unless a cell's out and lse are right."""
     batch, seqlen_q, seqlen_k, _ = cell.shape
-    expected = truth(batch, seqlen_q, seqlen_k, *cell.heads, cell.head_dim, cell.dtype, cell.program)
+    expected = truth(
+        batch, seqlen_q, seqlen_k, *cell.heads, cell.head_dim, cell.dtype, cell.program, cell.head_dim_v
+    )  # fmt: skip
     assert_close(out, lse, *expected, DTYPES[cell.dtype])
 
 
 @lru_cache(maxsize=64)
-def gradients_truth(batch, seqlen_q, seqlen_k, heads, heads_kv, head_dim, dtype, program):
+def gradients_truth(batch, seqlen_q, seqlen_k, heads, heads_kv, head_dim, dtype, program, head_dim_v=None):
     """(true gradients, those of a naive computation in the cell's precision), `reference.Gradients`."""
-    q, k, v = random_qkv(batch, seqlen_q, seqlen_k, heads, heads_kv, head_dim, dtype)
-    dout, dlse = upstream(batch, seqlen_q, heads, head_dim, dtype)
+    q, k, v = random_qkv(batch, seqlen_q, seqlen_k, heads, heads_kv, head_dim, dtype, head_dim_v=head_dim_v)
+    dout, dlse = upstream(batch, seqlen_q, heads, v.shape[3], dtype)
     sizes = Sizes(batch, seqlen_q, seqlen_k, heads)
     asked = truth_of(PROGRAMS[program](sizes), sizes) | {"dlse": dlse}
     truth = reference.attention_backward(q, k, v, dout, **asked)
@@ -94,7 +97,9 @@ def check_gradients(cell, found):
     NumPy sums in some sixteen chains, as its BLAS likes, and rounding errors of a kernel's one chain grow to four of theirs.
     """
     batch, seqlen_q, seqlen_k, _ = cell.shape
-    truth, naive = gradients_truth(batch, seqlen_q, seqlen_k, *cell.heads, cell.head_dim, cell.dtype, cell.program)
+    truth, naive = gradients_truth(
+        batch, seqlen_q, seqlen_k, *cell.heads, cell.head_dim, cell.dtype, cell.program, cell.head_dim_v
+    )  # fmt: skip
     for name in ("dq", "dk", "dv"):
         found_right = _assert_sums if cell.dtype == "float32" else _assert_gradient
         found_right(getattr(found, name), getattr(truth, name), getattr(naive, name), cell.dtype, name)

@@ -19,7 +19,7 @@ def run(cell, q, k, v, move=lambda array: array):
 def run_backward(cell, q, k, v, move=lambda array: array, **options):
     """The gradients of a loss of out and LSE, every one that there is."""
     batch, seqlen_q, _, _ = cell.shape
-    dout, dlse = map(move, upstream(batch, seqlen_q, cell.heads[0], cell.head_dim, cell.dtype))
+    dout, dlse = map(move, upstream(batch, seqlen_q, cell.heads[0], cell.head_dim_v or cell.head_dim, cell.dtype))
     asked = asked_of(cell, move)
     out, lse = numba_fa.attention(q, k, v, return_lse=True, **asked)
     wanted = ["q", "k", "v"] + ["bias"] * any(bias.parameter for bias in asked["bias"] or ())

@@ -17,11 +17,13 @@ def setup_cache():
     if not has_gpu():
         return points
     from numba_fa.testing.backward_speed import measure
+    from numba_fa.testing.shapes import HeadDims, Shape
 
     for slug, cell in CELLS.items():
         key = DispatchKey.parse(slug)
         for seqlen in SEQLENS:
-            times, flops = measure(key.head_dim, key.mask, seqlen, "bfloat16", ops=["bwd_det"], peers=PEERS)
+            shape = Shape.usual(HeadDims(key.head_dim, key.head_dim_v), seqlen)
+            times, flops = measure(shape, key.mask, "bfloat16", ops=["bwd_det"], peers=PEERS)
             points[slug, seqlen] = times["numba_fa"], flops
             points[slug.replace("bwd-", "bwd_det-"), seqlen] = times["bwd_det"], flops
             points |= {(peer, cell, seqlen): (times[peer], flops) for peer in PEERS}

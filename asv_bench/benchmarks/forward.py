@@ -16,12 +16,14 @@ def setup_cache():
     points = {}
     if not has_gpu():
         return points
+    from numba_fa.testing.shapes import HeadDims, Shape
     from numba_fa.testing.speed import measure
 
     for slug, cell in CELLS.items():
         key = DispatchKey.parse(slug)
         for seqlen in SEQLENS:
-            _, times, flops = measure(key.head_dim, key.mask, slug, seqlen, "bfloat16", PEERS, 20)
+            shape = Shape.usual(HeadDims(key.head_dim, key.head_dim_v), seqlen)
+            _, times, flops = measure(shape, key.mask, slug, "bfloat16", PEERS, 20)
             points[slug, seqlen] = times.pop("numba_fa"), flops
             for peer, milliseconds in times.items():
                 points[peer, cell, seqlen] = milliseconds, flops

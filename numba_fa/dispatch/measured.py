@@ -29,7 +29,8 @@ Cell = tuple[str, int, int, str, str]
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """The fastest tile of a kind of call; head_dim_v 0: as head_dim. speeds: of every tile measured, by its name in a slug, over the tile of before."""
+    """The fastest tile of a kind of call; head_dim_v 0: as head_dim. speeds: of every tile measured, by its name in a
+    slug, over the tile of before."""
 
     family: str
     head_dim: int

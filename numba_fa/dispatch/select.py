@@ -97,7 +97,8 @@ def _closest(problem: Problem, variant: Variant) -> tuple[tuple[int, int, int], 
     kept += ["sink"] if problem.sink_logits and variant.sink else []
     bias = "+".join(kept) or NO_BIAS
     changed = (
-        dtype != problem.dtype.name, head_dim != dim, head_dim_v != problem.head_dim_v and problem.own_head_dim_v, mask != problem.mask.name, bias != problem.bias_name,
+        dtype != problem.dtype.name, head_dim != dim, problem.own_head_dim_v and head_dim_v != problem.head_dim_v,
+        mask != problem.mask.name, bias != problem.bias_name,
     )  # fmt: skip
     values = f" (v's {head_dim_v})" if problem.own_head_dim_v else ""
     words = f"{dtype}, head_dim {head_dim}{values}, mask {mask}" + ("" if problem.bias_name == NO_BIAS else f", bias {bias}")

@@ -26,7 +26,8 @@ class Origin:
 
 @dataclass(frozen=True)
 class Row:
-    """For `family`, head_dims (the wider, where values have another) up to `head_dim` and `mask` (None: any): block_m queries by block_n keys, stages deep.
+    """For `family`, head_dims (the wider, where values have another) up to `head_dim` and `mask` (None: any): block_m
+    queries by block_n keys, stages deep.
 
     biased: for calls with biases only, or for those without; None for either. most: for calls of at most so many queries
     and as many keys; None for any, and then before no row with a bound. origin: where it comes from.

@@ -97,14 +97,14 @@ class TensorMap:
 class Variant:
     """One kernel: what it computes (declared, so that tests and the support matrix follow) and how it is called.
 
-    masks, biases: kinds; sink: whether it takes sink_logits. head_dims: supported values, of head_dim_v too. alignment: bytes that must
-    divide every address and stride. source: "module:factory", imported only to compile. signature(dtype): kinds of the
-    kernel's own parameters, as in `jit.TOKENS`. key_for(dtype, head_dim, mask, bias, head_dim_v) gives a key, of mask and bias
-    as in slugs, by default with head_dim_v as head_dim; for_length(key, longest), the one for calls of at most `longest` queries and keys; grid and arguments turn a
-    problem into a launch grid and the values of the parameters, from `Arrays` or `GradientArrays`.
-    programmed: whether the kernel takes, last, what mask, biases and sink_logits pass;
-    program(problem) gives that. limits: further reasons against a problem. task: what it is chosen for, "fwd" or "bwd";
-    by default its op.
+    masks, biases: kinds; sink: whether it takes sink_logits. head_dims: supported values, of head_dim_v too. alignment:
+    bytes that must divide every address and stride. source: "module:factory", imported only to compile.
+    signature(dtype): kinds of the kernel's own parameters, as in `jit.TOKENS`. key_for(dtype, head_dim, mask, bias,
+    head_dim_v) gives a key, of mask and bias as in slugs, by default with head_dim_v as head_dim; for_length(key,
+    longest), the one for calls of at most `longest` queries and keys; grid and arguments turn a problem into a launch
+    grid and the values of the parameters, from `Arrays` or `GradientArrays`. programmed: whether the kernel takes,
+    last, what mask, biases and sink_logits pass; program(problem) gives that. limits: further reasons against a
+    problem. task: what it is chosen for, "fwd" or "bwd"; by default its op.
 
     Of a backward: deterministic, whether results are bit-equal from run to run. along(wanted): gradients that are made
     along with those wanted, and need room. stages(key, wanted): the keys of all its kernels in order, its own
@@ -153,9 +153,8 @@ class Variant:
             reasons.append(f"dtype {problem.dtype.array_name}, not one of {', '.join(self.dtypes)}")
         least, most, step = self.head_dims[0], self.head_dims[-1], self.head_dims.step
         dims = {"head_dim": problem.head_dim} | ({"v's head_dim": problem.head_dim_v} if problem.own_head_dim_v else {})
-        reasons += [
-            f"{name} {dim}, not {least} to {most} in steps of {step}" for name, dim in dims.items() if dim not in self.head_dims
-        ]
+        wide = {name: dim for name, dim in dims.items() if dim not in self.head_dims}
+        reasons += [f"{name} {dim}, not {least} to {most} in steps of {step}" for name, dim in wide.items()]
         missing = [kind for kind in problem.mask.kinds if kind not in self.masks]
         reasons += [f"mask {kind}, not one of {', '.join(self.masks)}" for kind in missing]
         lacking = dict.fromkeys(bias.kind for bias in problem.biases if bias.kind not in self.biases)

@@ -109,8 +109,9 @@ class Problem:
     ) -> Problem:
         """Describe the call, or raise ProblemError with every fault.
 
-        Shapes are (batch, seqlen, heads, head_dim), of v and out with their own head_dim; lse is float32 (batch, heads, seqlen_q), contiguous; sink_logits
-        float32 (heads,). Masks and biases are viewed (`Declaration.viewed`). `scale` defaults to 1/sqrt(head_dim).
+        Shapes are (batch, seqlen, heads, head_dim), of v and out with their own head_dim; lse is float32 (batch, heads,
+        seqlen_q), contiguous; sink_logits float32 (heads,). Masks and biases are viewed (`Declaration.viewed`). `scale`
+        defaults to 1/sqrt(head_dim).
         """
         arrays = {"q": q, "k": k, "v": v} | ({"out": out} if out else {})
         faults = _type_faults(arrays)

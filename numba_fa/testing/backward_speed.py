@@ -13,10 +13,9 @@ from importlib.metadata import version
 from typing import Any
 
 from numba_fa.testing.backward_plan import BackwardPlan
-from numba_fa.testing.flops import forward_flops
+from numba_fa.testing.shapes import HeadDims, Shape
 from numba_fa.testing.timing import median_time
 
-TOKENS, HIDDEN = 16384, 2048
 # batch, seqlen_q, seqlen_k, heads, heads_kv
 SHAPES = ((2, 256, 256, 2, 2), (1, 1024, 1024, 3, 3), (2, 333, 517, 4, 2), (1, 300, 40, 3, 1), (1, 1, 129, 2, 2))
 
@@ -24,7 +23,8 @@ SHAPES = ((2, 256, 256, 2, 2), (1, 1024, 1024, 3, 3), (2, 333, 517, 4, 2), (1, 3
 def main() -> None:
     """Check, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--head-dims", type=int, nargs="*", default=[64, 128, 256])
+    parser.add_argument("--head-dims", type=HeadDims.parse, nargs="*", default=[HeadDims(n, n) for n in (64, 128, 256)],
+                        help="such as 64 192:128")  # fmt: skip
     parser.add_argument("--masks", nargs="*", default=["full", "causal"], choices=["full", "causal"])
     parser.add_argument("--seqlens", type=int, nargs="*", default=[2048, 8192])
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"])
@@ -39,34 +39,39 @@ def main() -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "numba-cuda", "cuda-core"))
     cudnn = torch.backends.cudnn.version()
     print(f"{torch.cuda.get_device_name()}, {versions}, cuDNN {cudnn}, {options.dtype}, TFLOP/s (kernels: us)", flush=True)
-    cells = [(head_dim, mask) for head_dim in options.head_dims for mask in options.masks]
-    for head_dim, mask in [] if options.no_check else cells:
-        errors = [_error(*shape, head_dim, mask, options.dtype) for shape in SHAPES]
+    cells = [(dims, mask) for dims in options.head_dims for mask in options.masks]
+    for dims, mask in [] if options.no_check else cells:
+        errors = [_error(Shape(*sizes, dims), mask, options.dtype) for sizes in SHAPES]
         worst = [f"{max(each):.1e}" for each in zip(*errors)]
-        print(f"check d{head_dim} {mask}: worst relative error of dq, dk, dv {' '.join(worst)}", flush=True)
-    for head_dim, mask in [] if options.no_check else cells:
+        print(f"check d{dims} {mask}: worst relative error of dq, dk, dv {' '.join(worst)}", flush=True)
+    for dims, mask in [] if options.no_check else cells:
         for op in options.ops:
-            error = max(max(_error(*shape, head_dim, mask, options.dtype, op)) for shape in SHAPES)
-            print(f"check {op} d{head_dim} {mask}: worst relative error {error:.1e}", flush=True)
+            error = max(max(_error(Shape(*sizes, dims), mask, options.dtype, op)) for sizes in SHAPES)
+            print(f"check {op} d{dims} {mask}: worst relative error {error:.1e}", flush=True)
     grids = ["tiles", "persistent"] if options.grid else []
     columns = ["cell", "seqlen", "numba_fa", *grids, *options.ops, *options.peers, "pre", "main", "finish", "over best"]
     print(f"| {' | '.join(columns)} |")
-    for head_dim, mask in cells:
+    for dims, mask in cells:
         for seqlen in options.seqlens:
-            print(_row(head_dim, mask, seqlen, grids, options), flush=True)
+            print(_row(dims, mask, seqlen, grids, options), flush=True)
 
 
-def _error(
-    batch: int, seqlen_q: int, seqlen_k: int, heads: int, heads_kv: int, head_dim: int, mask: str, dtype: str,
-    op: str = "bwd",
-) -> list[float]:
+def _inputs(shape: Shape, dtype: str) -> list[Any]:
+    """q, k, v and dout, standard normal."""
+    import torch
+
+    q, k, v = shape.arrays
+    dout = (*q[:3], shape.dims.head_dim_v)
+    return [torch.randn(size, device="cuda", dtype=getattr(torch, dtype)) for size in (q, k, v, dout)]
+
+
+def _error(shape: Shape, mask: str, dtype: str, op: str = "bwd") -> list[float]:
     """Relative errors of dq, dk, dv against float32 autograd."""
     import torch
 
+    seqlen_q, seqlen_k = shape.seqlen_q, shape.seqlen_k
     torch.manual_seed(seqlen_q)
-    shapes = [(batch, n, h, head_dim) for n, h in ((seqlen_q, heads), (seqlen_k, heads_kv))]
-    q, dout = (torch.randn(shapes[0], device="cuda", dtype=getattr(torch, dtype)) for _ in range(2))
-    k, v = (torch.randn(shapes[1], device="cuda", dtype=getattr(torch, dtype)) for _ in range(2))
+    q, k, v, dout = _inputs(shape, dtype)
     plan = BackwardPlan(q, k, v, dout, mask, op)
     plan.run()
     if op == "bwd_det":
@@ -76,9 +81,9 @@ def _error(
             if not torch.equal(first, plan.results[0]):
                 raise SystemExit("dq differs between runs of the deterministic kernel")
     leaves = [x.float().requires_grad_() for x in (q, k, v)]
-    group = heads // heads_kv
+    group = shape.heads // shape.heads_kv
     qf, kf, vf = leaves[0].transpose(1, 2), *[x.transpose(1, 2).repeat_interleave(group, 1) for x in leaves[1:]]
-    scores = qf @ kf.transpose(-1, -2) * head_dim**-0.5
+    scores = qf @ kf.transpose(-1, -2) * shape.dims.head_dim**-0.5
     if mask == "causal":
         hidden = torch.ones(seqlen_q, seqlen_k, dtype=torch.bool, device="cuda").triu(1 + seqlen_k - seqlen_q)
         # A row that sees nothing must be 0, not NaN.
@@ -91,19 +96,17 @@ def _error(
 
 
 def measure(
-    head_dim: int, mask: str, seqlen: int, dtype: str, *, grids: Sequence[str] = (), ops: Sequence[str] = (),
+    shape: Shape, mask: str, dtype: str, *, grids: Sequence[str] = (), ops: Sequence[str] = (),
     peers: Sequence[str] = (), repeats: int = 20,
 ) -> tuple[dict[str, float], float]:  # fmt: skip
     """(milliseconds of the whole backward, of those with other grids or kernels, of the peers', of each kernel alone;
     operations that are counted)."""
     import torch
 
-    batch, heads = TOKENS // seqlen, HIDDEN // head_dim
-    shape = (batch, seqlen, heads, head_dim)
-    q, k, v, dout = (torch.randn(shape, device="cuda", dtype=getattr(torch, dtype)) for _ in range(4))
+    q, k, v, dout = _inputs(shape, dtype)
     plan = BackwardPlan(q, k, v, dout, mask)
     functions: dict[str, Callable[[], Any]] = {"numba_fa": plan.run}
-    tiles = -(-seqlen // plan.key.block_n) * heads * batch
+    tiles = -(-shape.seqlen_k // plan.key.block_n) * shape.heads_kv * shape.batch
     for name in grids:
         blocks = tiles if name == "tiles" else min(tiles, torch.cuda.get_device_properties(0).multi_processor_count)
         functions[name] = BackwardPlan(q, k, v, dout, mask, grid=blocks).run
@@ -111,20 +114,20 @@ def measure(
     functions |= {peer: _peer(peer, q, k, v, dout, mask) for peer in peers}
     for name in ("bwd_pre", "bwd", "bwd_fin"):
         functions[name] = lambda name=name: plan.run((name,))  # type: ignore[misc]
-    flops = 2.5 * forward_flops(batch, heads, seqlen, seqlen, head_dim, head_dim, causal=mask == "causal")
-    return median_time(functions, repeats=repeats), flops
+    return median_time(functions, repeats=repeats), 2.5 * shape.flops(mask)
 
 
-def _row(head_dim: int, mask: str, seqlen: int, grids: list[str], options: Any) -> str:
+def _row(dims: HeadDims, mask: str, seqlen: int, grids: list[str], options: Any) -> str:
     times, flops = measure(
-        head_dim, mask, seqlen, options.dtype, grids=grids, ops=options.ops, peers=options.peers, repeats=options.repeats
+        Shape.usual(dims, seqlen), mask, options.dtype, grids=grids, ops=options.ops, peers=options.peers,
+        repeats=options.repeats
     )
     rates = {name: flops / time / 1e9 for name, time in times.items()}
     best = max((rates[peer] for peer in options.peers), default=rates["numba_fa"])
     cells = [f"{rates[name]:.0f}" for name in ("numba_fa", *grids, *options.ops, *options.peers)]
     cells += [f"{times[name] * 1e3:.0f}" + (f" ({rates[name]:.0f})" if name == "bwd" else "") for name in
               ("bwd_pre", "bwd", "bwd_fin")]  # fmt: skip
-    return f"| d{head_dim} {mask} | {seqlen} | " + " | ".join(cells) + f" | {rates['numba_fa'] / best:.3f} |"
+    return f"| d{dims} {mask} | {seqlen} | " + " | ".join(cells) + f" | {rates['numba_fa'] / best:.3f} |"
 
 
 def _peer(peer: str, q: Any, k: Any, v: Any, dout: Any, mask: str) -> Callable[[], Any]:

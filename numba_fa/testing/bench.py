@@ -1,7 +1,8 @@
 """`numba-fa bench`: checks, then times, our kernel and every installed peer on a named workload; a table and a plot.
 
 Everything takes turns in one process. A result that is wrong is told and not timed. Operations are those of the visible
-pairs, four a column of head_dim each. On a machine without a GPU the CPU kernel runs beside torch's, at a smaller size.
+pairs, two a column of head_dim and two a column of head_dim_v. On a machine without a GPU the CPU kernel runs beside
+torch's, at a smaller size.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def bench(name: str, dtype: str, repeats: int, without: tuple[str, ...], picture
 
 def describe(workload: Workload, on_gpu: bool) -> str:
     """The shapes, in words."""
-    q, kv = workload.shapes(on_gpu)
-    return f"{workload.about}: q {q}, k and v {kv}"
+    q, k, v = workload.shape(on_gpu).arrays
+    return f"{workload.about}: q {q}, " + (f"k and v {k}" if k == v else f"k {k}, v {v}")
 
 
 def where(on_gpu: bool) -> str:
@@ -81,15 +82,15 @@ def measure(workload: Workload, dtype: str, repeats: int, without: tuple[str, ..
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     torch.manual_seed(0)
-    q_shape, kv_shape = workload.shapes(on_gpu)
-    q, k, v = (torch.randn(s, device=device).to(getattr(torch, dtype)) for s in (q_shape, kv_shape, kv_shape))
+    shape = workload.shape(on_gpu)
+    q, k, v = (torch.randn(size, device=device).to(getattr(torch, dtype)) for size in shape.arrays)
     request = workload.ask(q)
     makers: dict[str, Callable[..., Callable[[], Any]]] = {OURS: ours}
     makers |= {name: make for name, make in peers(on_gpu).items() if name not in without}
     checked = {name: check(name, make, request, q, k, v, ALLOWED[dtype]) for name, make in makers.items()}
     runs = {name: run for name, (_, run) in checked.items() if run is not None}
     times = (median_time if on_gpu else median_wall_time)(runs, repeats=repeats)
-    flops = 4 * visible_pairs(request, *q_shape[:2], device) * workload.heads * workload.head_dim
+    flops = 2 * visible_pairs(request, shape.batch, shape.seqlen_q, device) * shape.heads * sum(shape.dims)
     return [timed(found, times.get(name), flops) for name, (found, _) in checked.items()]
 
 
@@ -102,9 +103,7 @@ def timed(found: Result, milliseconds: float | None, flops: int) -> Result:
 
 def ours(request: Request, q: Any, k: Any, v: Any) -> Callable[[], Any]:
     """Our kernel through a plan, which is what a model's layers reuse."""
-    import torch
-
-    plan, out = numba_fa.plan(q, k, v, **request.ours), torch.empty_like(q)
+    plan, out = numba_fa.plan(q, k, v, **request.ours), q.new_empty((*q.shape[:3], v.shape[3]))
 
     def run() -> Any:
         plan.run(q, k, v, out)

@@ -22,11 +22,16 @@ SHAPES = {
     "tiles": (1, 384, 256, "bhsd"),
 }
 PLAIN = ("full", "causal")
+# head_dim, head_dim_v where values have their own: multi-head latent attention's first; wider, narrower, at the edges.
+VALUE_DIMS = ((192, 128), (64, 128), (128, 64), (24, 8), (72, 256), (256, 40))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination to be tested. `dtype` is NumPy's name for it; program is one of `PROGRAMS`: mask and biases."""
+    """One combination to be tested. `dtype` is NumPy's name for it; program is one of `PROGRAMS`: mask and biases.
+
+    head_dim_v None: as head_dim.
+    """
 
     family: str
     dtype: str
@@ -34,11 +39,13 @@ class Cell:
     program: str
     heads_class: str
     shape_class: str
+    head_dim_v: int | None = None
 
     @property
     def id(self) -> str:
         """Readable test id."""
-        return f"{self.family}-{self.dtype}-d{self.head_dim}-{self.program}-{self.heads_class}-{self.shape_class}"
+        values = "" if self.head_dim_v is None else f"v{self.head_dim_v}"
+        return f"{self.family}-{self.dtype}-d{self.head_dim}{values}-{self.program}-{self.heads_class}-{self.shape_class}"
 
     @property
     def heads(self) -> tuple[int, int]:
@@ -64,6 +71,18 @@ def declared_cells(variant: Variant, head_dims: tuple[int, ...] | None = None) -
                 for heads_class in HEADS:
                     for shape_class in SHAPES:
                         yield Cell(variant.family, _ARRAY_NAMES[dtype], head_dim, mask, heads_class, shape_class)
+
+
+def value_cells(
+    variant: Variant, programs: tuple[str, ...] = PLAIN, shapes: tuple[str, ...] = ("ragged", "tall", "tiles")
+) -> Iterator[Cell]:
+    """Every declared dtype with values of their own head_dim, for some of the other axes."""
+    for dtype in variant.dtypes:
+        for head_dim, head_dim_v in VALUE_DIMS:
+            for program in programs:
+                for shape_class in shapes:
+                    name = _ARRAY_NAMES[dtype]
+                    yield Cell(variant.family, name, head_dim, program, "gqa", shape_class, head_dim_v)
 
 
 def programs_of(variant: Variant) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ problem; the other our kernels under the roofline: what a chip can compute, and 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -14,8 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from numba_fa.dispatch.key import DispatchKey
-from numba_fa.testing.flops import forward_flops
-from numba_fa.testing.speed import HIDDEN, TOKENS
+from numba_fa.testing.shapes import HIDDEN, TOKENS, HeadDims, Shape
 
 OURS = "numba_fa"
 NAMES = {OURS: "numba_fa", "cudnn": "cuDNN", "fa2": "FlashAttention 2", "fa3": "FlashAttention 3", "fa4": "FlashAttention 4"}
@@ -37,11 +37,11 @@ CEILINGS = {"H200": Ceiling(989, 4.8), "H100": Ceiling(989, 3.35), "B200": Ceili
 class Problem(NamedTuple):
     """What kernels are compared on."""
 
-    head_dim: int
+    dims: HeadDims
     mask: str
 
     def __str__(self) -> str:
-        return f"head_dim {self.head_dim}, {self.mask}"
+        return f"head_dim {self.dims}, {self.mask}"
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,18 @@ def parse(text: str) -> Speeds:
     rates = {}
     for slug, seqlen, *cells in table[2:]:
         key = DispatchKey.parse(slug)
-        problem = Problem(key.head_dim, key.mask)
+        if not seqlen.isdigit():  # a shape of its own
+            continue
+        problem = Problem(HeadDims(key.head_dim, key.head_dim_v), key.mask)
         rates[problem, int(seqlen)] = {n: float(cell) for n, cell in zip(contenders, cells) if re.fullmatch(r"[\d.]+", cell)}
     return Speeds(device, versions, rates)
 
 
 def intensity(problem: Problem, seqlen: int) -> tuple[float, float]:
     """(operations, bytes that must move) of a speed workload: q, k, v and out once, 16 bits an element."""
-    head_dim, mask = problem
-    batch, heads = TOKENS // seqlen, HIDDEN // head_dim
-    flops = forward_flops(batch, heads, seqlen, seqlen, head_dim, head_dim, causal=mask == "causal")
-    return flops, 4 * TOKENS * HIDDEN * 2
+    shape = Shape.usual(problem.dims, seqlen)
+    q, k, v = map(math.prod, shape.arrays)
+    return shape.flops(problem.mask), 2 * (q + k + 2 * v)  # as many heads of values as of results
 
 
 def draw_speeds(speeds: Speeds, path: Path) -> None:

@@ -1,8 +1,9 @@
 """`numba-fa tune`: measures tiles on the GPU present and writes the user's own table, which dispatch then prefers.
 
-A kind of call is a head_dim, a mask and a bias. Its candidates are the tiles that fit by arithmetic (`dispatch/tiles.py`);
-those that spill are left out, one that computes something else stops the command. The rest take turns at a few lengths,
-16384 tokens and a hidden size of 2048 each. The best geometric mean wins, if it beats the tile used so far by over 1%.
+A kind of call is a head_dim (one of values too, where that is another), a mask and a bias. Its candidates are the tiles
+that fit by arithmetic (`dispatch/tiles.py`); those that spill are left out, one that computes something else stops the
+command. The rest take turns at a few lengths, 16384 tokens and a hidden size of 2048 each. The best geometric mean
+wins, if it beats the tile used so far by over 1%.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from numba_fa.dispatch.tuning import key_for, on_device
 from numba_fa.errors import UnsupportedError
 from numba_fa.testing import programs
 from numba_fa.testing.programs import Asked, Sizes
+from numba_fa.testing.shapes import HIDDEN, TOKENS, HeadDims, Shape
 
-TOKENS, HIDDEN = 16384, 2048
 MARGIN = 1.01
 
 MASKS: dict[str, Callable[[Sizes], Any]] = {
@@ -54,13 +55,13 @@ BIASES: dict[str, Callable[[Sizes], tuple[Any, ...]]] = {
 class Point:
     """A kind of call to tune."""
 
-    head_dim: int
+    dims: HeadDims
     mask: str
     bias: str = "none"
 
     def sizes(self, seqlen: int) -> Sizes:
         """Of a workload of 16384 tokens."""
-        return Sizes(max(TOKENS // seqlen, 1), seqlen, seqlen, max(HIDDEN // self.head_dim, 1))
+        return Sizes(max(TOKENS // seqlen, 1), seqlen, seqlen, max(HIDDEN // max(self.dims), 1))
 
     def asked(self, sizes: Sizes) -> Asked:
         """Its mask and biases, with NumPy arrays."""
@@ -71,12 +72,12 @@ class Point:
         """The key such a call has now, on this device."""
         family = device.families[0]
         step = 16 if family == "sm90" else 8
-        head_dim = -(-self.head_dim // step) * step
+        head_dim, head_dim_v = (-(-dim // step) * step for dim in self.dims)
         names = self.asked(Sizes(1, 1, 1, 1)).names
-        return on_device(key_for("fwd", family, "bf16", head_dim, *names), device)
+        return on_device(key_for("fwd", family, "bf16", head_dim, *names, head_dim_v), device)
 
 
-def points(head_dims: Iterable[int], masks: Iterable[str], biases: Iterable[str]) -> list[Point]:
+def points(head_dims: Iterable[HeadDims], masks: Iterable[str], biases: Iterable[str]) -> list[Point]:
     """Every combination."""
     return [Point(d, mask, bias) for d in head_dims for mask in masks for bias in biases]
 
@@ -149,15 +150,15 @@ def times(point: Point, seqlen: int, tiles: Sequence[Tile], repeats: int) -> dic
     from numba_fa.testing.timing import median_time
 
     sizes = point.sizes(seqlen)
-    shape = (sizes.batch, seqlen, sizes.heads, point.head_dim)
-    q, k, v = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    shape = Shape(sizes.batch, seqlen, seqlen, sizes.heads, sizes.heads, point.dims)
+    q, k, v = (torch.randn(size, device="cuda", dtype=torch.bfloat16) for size in shape.arrays)
     asked = point.asked(sizes).moved(lambda array: torch.from_numpy(array).cuda())
     plan = api.plan(q, k, v, mask=asked.mask, bias=asked.biases or None, sink_logits=asked.sink_logits)
     runs, wanted = {}, None
     for tile in tiles:
         key = with_tile(plan.key, tile)
         with_this = replace(api.plan_for(plan.problem, variant_of(key), key), kept=plan.kept)
-        out = torch.full_like(q, math.nan)
+        out = torch.full_like(v, math.nan)
         with_this.run(q, k, v, out)
         wanted = out.float() if wanted is None else wanted
         error = ((out.float() - wanted).norm() / wanted.norm()).item()

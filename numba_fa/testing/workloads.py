@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numba_fa
+from numba_fa.testing.shapes import HeadDims, Shape
 
 ROWS = 1024  # of a score matrix at a time
 
@@ -36,7 +37,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Workload:
-    """Sizes, and `ask(q)`, the request for arrays of these sizes. small: (batch, seqlen) for a CPU."""
+    """Sizes, and `ask(q)`, the request for arrays of these sizes. small: (batch, seqlen) for a CPU. head_dim_v: of values,
+    0 where it is head_dim."""
 
     about: str
     batch: int
@@ -46,11 +48,13 @@ class Workload:
     head_dim: int
     ask: Callable[[Any], Request]
     small: tuple[int, int]
+    head_dim_v: int = 0
 
-    def shapes(self, on_gpu: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of q, and of k and v."""
+    def shape(self, on_gpu: bool) -> Shape:
+        """All sizes."""
         batch, seqlen = (self.batch, self.seqlen) if on_gpu else self.small
-        return (batch, seqlen, self.heads, self.head_dim), (batch, seqlen, self.heads_kv, self.head_dim)
+        dims = HeadDims(self.head_dim, self.head_dim_v or self.head_dim)
+        return Shape(batch, seqlen, seqlen, self.heads, self.heads_kv, dims)
 
 
 def _full(q: Any) -> Request:
@@ -146,6 +150,9 @@ def _prefix(q: Any) -> Request:
 
 WORKLOADS = {
     "llama-8b-prefill": Workload("causal, groups of 4 heads", 1, 8192, 32, 8, 128, _causal, (1, 1024)),
+    "deepseek-v3-prefill": Workload(
+        "causal, multi-head latent attention, 16 of its heads", 1, 8192, 16, 16, 192, _causal, (1, 512), 128
+    ),
     "bert-base": Workload("padded sentences, both ways", 32, 512, 12, 12, 64, _padding, (4, 512)),
     "vit-large": Workload("full, a ragged length", 64, 577, 16, 16, 64, _full, (2, 577)),
     "mistral-7b-window": Workload("causal, a window of a quarter", 1, 16384, 32, 8, 128, _window(4096), (1, 2048)),
@@ -185,7 +192,7 @@ def dense_mask(request: Request, q: Any, heads: bool) -> Any:
 
 
 def truth(request: Request, q: Any, k: Any, v: Any, b: int, h: int) -> Any:
-    """One head's output in float32, (seqlen, head_dim)."""
+    """One head's output in float32, (seqlen, head_dim_v)."""
     import torch
 
     seqlen, head_dim = q.shape[1], q.shape[3]

@@ -187,7 +187,7 @@ def test_sm90_tiles_suit_the_instructions(key):
     assert key.block_n % 16 == 0, "P is the second product's K-major operand"
     assert key.block_n <= 256
     assert key.block_m <= 256
-    assert key.head_dim % 16 == 0
+    assert key.head_dim % 16 == 0 == key.head_dim_v % 16
 
 
 @pytest.mark.parametrize("key", SM90, ids=str)
@@ -195,8 +195,8 @@ def test_sm90_shared_memory_is_laid_out_without_overlap(key):
     shape = Shape(key)
     regions = [
         (0, shape.q_slots * shape.q_bytes),
-        (shape.k_offset, shape.k_offset + key.stages * shape.kv_bytes),
-        (shape.v_offset, shape.v_offset + key.stages * shape.kv_bytes),
+        (shape.k_offset, shape.k_offset + key.stages * shape.k_bytes),
+        (shape.v_offset, shape.v_offset + key.stages * shape.v_bytes),
         (shape.barrier_offset, shape.barrier_offset + barrier_bytes(shape.held, key.stages)),
     ]
     if shape.o_in_q:
@@ -210,7 +210,8 @@ def test_sm90_shared_memory_is_laid_out_without_overlap(key):
     assert all(at % 1024 == 0 for at in (shape.k_offset, shape.v_offset, shape.o_offset, shape.kv_atom, shape.q_atom))
     assert shape.barrier_offset % 8 == 0
     assert shape.q_bytes >= 2 * key.block_m * key.head_dim
-    assert shape.kv_bytes >= 2 * key.block_n * key.head_dim
+    assert shape.k_bytes >= 2 * key.block_n * key.head_dim
+    assert shape.v_bytes >= 2 * key.block_n * key.head_dim_v
 
 
 def test_variant_of_finds_each_keys_variant():

@@ -1,6 +1,7 @@
 """The user's own table: written whole, read for the GPU it is of, preferred for just what was measured."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -68,13 +69,13 @@ def test_select_takes_it_and_explain_tells(table):
 
 
 def test_a_tile_that_does_not_fit_is_ignored(table):
-    measured.write(MeasuredTable(HOPPER.name, "", "", {}, (MeasuredRow(*ROW.cell, Tile(128, 256, 4)),)))
+    measured.write(MeasuredTable(HOPPER.name, "", "", {}, (replace(ROW, tile=Tile(128, 256, 4)),)))
     assert on_device(causal(), HOPPER) == causal()
 
 
 def test_rows_join(table):
     other = MeasuredRow("sm90", 64, "full", "none", Tile(192, 128, 2))
-    better = MeasuredRow(*ROW.cell, Tile(128, 128, 2))
+    better = replace(ROW, tile=Tile(128, 128, 2))
     assert table.joined([better, other]) == (other, better)
 
 

@@ -15,7 +15,7 @@ DTYPES = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16, "fp32": np.float32}
 
 
 class Case(NamedTuple):
-    """Sizes of a problem, the mask, and the seed of data and thread order."""
+    """Sizes of a problem, the mask, and the seed of data and thread order; head_dim_v 0: as head_dim."""
 
     seqlen_q: int
     seqlen_k: int
@@ -26,6 +26,7 @@ class Case(NamedTuple):
     heads_kv: int = 1
     batch: int = 1
     seed: int = 0
+    head_dim_v: int = 0
 
     def __str__(self):
         return "-".join(map(str, self))
@@ -34,12 +35,23 @@ class Case(NamedTuple):
     def scale(self):
         return self.head_dim**-0.5
 
+    @property
+    def columns(self):
+        """Of a row of V, O or dO."""
+        return self.head_dim_v or self.head_dim
+
+    @property
+    def facts(self):
+        """What grids and arguments ask of a problem."""
+        return self._asdict() | {"head_dim_v": self.columns, "scale": self.scale}
+
 
 def inputs(case):
     """Standard normal q, k, v (batch, seqlen, heads, head_dim) in the case's dtype."""
     rng = np.random.default_rng(case.seed)
     sizes = ((case.seqlen_q, case.heads), (case.seqlen_k, case.heads_kv), (case.seqlen_k, case.heads_kv))
-    shapes = [(case.batch, seqlen, heads, case.head_dim) for seqlen, heads in sizes]
+    widths = (case.head_dim, case.head_dim, case.columns)
+    shapes = [(case.batch, seqlen, heads, width) for (seqlen, heads), width in zip(sizes, widths)]
     return [rng.standard_normal(shape).astype(DTYPES[case.dtype]) for shape in shapes]
 
 
@@ -65,8 +77,8 @@ def expected(case, q, k, v):
 def key_of(case, family, block_m, block_n, stages):
     """The dispatch key; head_dim padded to 16 for sm90, as dispatch does."""
     step = 16 if family == "sm90" else 1
-    head_dim = -(-case.head_dim // step) * step
-    return DispatchKey("fwd", family, case.dtype, head_dim, case.mask, block_m, block_n, stages)
+    head_dim, head_dim_v = (-(-width // step) * step for width in (case.head_dim, case.columns))
+    return DispatchKey("fwd", family, case.dtype, head_dim, case.mask, block_m, block_n, stages, head_dim_v=head_dim_v)
 
 
 def emulate(case, family, block_m, block_n, stages, arrays, multiprocessors=132, factory=None):
@@ -78,10 +90,10 @@ def emulate(case, family, block_m, block_n, stages, arrays, multiprocessors=132,
         from numba_fa.kernels.simt.forward import make_forward
         from numba_fa.kernels.simt.variant import FORWARD
     key = key_of(case, family, block_m, block_n, stages)
-    out = np.full_like(arrays[0], np.nan)
+    out = np.full((*arrays[0].shape[:3], case.columns), np.nan, arrays[0].dtype)
     lse = np.full((case.batch, case.heads, case.seqlen_q), np.nan, np.float32)
     memory = GlobalMemory()
-    problem = SimpleNamespace(**case._asdict(), scale=case.scale, biases=())
+    problem = SimpleNamespace(**case.facts, biases=())
     q, k, v, o = (_view(x) for x in (*arrays, out))
     views = SimpleNamespace(q=q, k=k, v=v, out=o, lse_pointer=memory.pointer(lse))
     device = Device("emulated", 0, "sm_90a", multiprocessors)

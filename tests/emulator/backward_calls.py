@@ -61,12 +61,13 @@ class Call(NamedTuple):
 
 
 def make_call(
-    variant, make, sizes, heads_kv=1, head_dim=8, dtype="float32", tile=(16, 16), layout="bshd", dlse=True, seed=0
-):
+    variant, make, sizes, heads_kv=1, head_dim=8, dtype="float32", tile=(16, 16), layout="bshd", dlse=True, seed=0,
+    head_dim_v=None,
+):  # fmt: skip
     """A Call of standard normal arrays, of a program made for `sizes`, and what it must give."""
     lengths = (sizes.batch, sizes.seqlen_q, sizes.seqlen_k, sizes.heads)
-    q, k, v = random_qkv(*lengths, heads_kv, head_dim, dtype, seed=seed)
-    dout, *_ = random_qkv(*lengths, heads_kv, head_dim, dtype, seed=seed + 9)
+    q, k, v = random_qkv(*lengths, heads_kv, head_dim, dtype, seed=seed, head_dim_v=head_dim_v)
+    dout, *_ = random_qkv(*lengths, heads_kv, head_dim_v or head_dim, dtype, seed=seed + 9)
     asked = make(sizes)
     meaning = truth_of(asked, sizes)
     out, lse = reference.attention(q, k, v, **meaning)

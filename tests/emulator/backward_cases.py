@@ -51,7 +51,8 @@ class Problem:
     def key(self):
         """The main kernel's."""
         names = [bias.text for bias in self.biases]
-        return main_key(self.case.dtype, self.case.head_dim, self.mask.text, "+".join(names) or "none")
+        case = self.case
+        return main_key(case.dtype, case.head_dim, self.mask.text, "+".join(names) or "none", case.columns)
 
     @property
     def aux(self):
@@ -93,7 +94,8 @@ def inputs(problem):
     case = problem.case
     rng, dtype = np.random.default_rng(case.seed), DTYPES[case.dtype]
     lengths = ((case.seqlen_q, case.heads), *[(case.seqlen_k, case.heads_kv)] * 2, (case.seqlen_q, case.heads))
-    q, k, v, dout = (rng.standard_normal((case.batch, *n, case.head_dim)).astype(dtype) for n in lengths)
+    widths = (case.head_dim, case.head_dim, case.columns, case.columns)
+    q, k, v, dout = (rng.standard_normal((case.batch, *n, width)).astype(dtype) for n, width in zip(lengths, widths))
     truth = problem.truth(q, k, v, dout)
     return Arrays(q, k, v, dout, truth.out.astype(dtype), truth.lse.astype(np.float32)), truth
 
@@ -104,7 +106,7 @@ def emulate(problem, arrays, *, tile=None, op="bwd", blocks=None, dlse=None, see
     if tile:
         key = replace(key, block_m=tile[0], block_n=tile[1], stages=tile[2])
     memory = GlobalMemory()
-    sizes = SimpleNamespace(**case._asdict(), scale=case.scale)
+    sizes = SimpleNamespace(**case.facts)
     room = {name: np.full(size // 4, np.nan, np.float32) for name, size in rooms(sizes, key).items()}
     dq, dk, dv = (np.full_like(x, np.nan) for x in (arrays.q, arrays.k, arrays.v))
     views = GradientArrays(

@@ -34,6 +34,12 @@ CASES = [
     (Case(65, 129, head_dim=128, heads=4, heads_kv=2), 1),
     (Case(65, 129, "causal", head_dim=64, heads=3, heads_kv=1, batch=2), None),
     (Case(65, 70, "causal", head_dim=192, heads=2, heads_kv=1, batch=2), 3),
+    (Case(130, 140, "causal", head_dim=192, head_dim_v=128), 1),
+    (Case(130, 140, head_dim=128, head_dim_v=192, dtype="fp16", heads=2, heads_kv=1), 1),
+    (Case(140, 150, "causal", head_dim=128, head_dim_v=64), 1),
+    (Case(140, 150, head_dim=24, head_dim_v=128, dtype="fp16"), 1),
+    (Case(140, 130, head_dim=64, head_dim_v=256), None),
+    (Case(140, 130, "causal", head_dim=48, head_dim_v=8), 1),
 ]
 
 
@@ -58,9 +64,9 @@ def test_order_of_threads_changes_nothing(head_dim, seed):
 
 @pytest.mark.parametrize("op", ["bwd_det", "bwd_red"])
 @pytest.mark.parametrize("mask", [programs.full, programs.causal, programs.window(40, 10)])
-@pytest.mark.parametrize("head_dim", [64, 128, 192])
-def test_other_ways_to_sum_up_dq(op, mask, head_dim):
-    problem = Problem(Case(200, 300, head_dim=head_dim, heads=2), mask)
+@pytest.mark.parametrize(("head_dim", "head_dim_v"), [(64, 64), (128, 128), (192, 192), (192, 128), (64, 128)])
+def test_other_ways_to_sum_up_dq(op, mask, head_dim, head_dim_v):
+    problem = Problem(Case(200, 300, head_dim=head_dim, head_dim_v=head_dim_v, heads=2), mask)
     arrays, truth = inputs(problem)
     *results, _ = emulate(problem, arrays, op=op)
     assert_gradients(results, truth, TOLERANCE["bf16"])

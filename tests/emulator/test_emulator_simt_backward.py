@@ -38,6 +38,8 @@ CASES = {
     "unseen queries": dict(sizes=Sizes(1, 36, 17, 1), dtype="float16"),
     "one": dict(sizes=Sizes(1, 1, 1, 1), dtype="bfloat16"),
     "groups": dict(sizes=Sizes(1, 9, 18, 4), heads_kv=2, dtype="float32", head_dim=16),
+    "narrow values": dict(sizes=Sizes(1, 20, 18, 2), dtype="float32", head_dim=24, head_dim_v=8),
+    "wide values": dict(sizes=Sizes(1, 20, 18, 1), dtype="bfloat16", head_dim=8, head_dim_v=40),
     "no keys": dict(sizes=Sizes(1, 3, 0, 1), dtype="float32"),
 }
 

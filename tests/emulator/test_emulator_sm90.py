@@ -35,6 +35,13 @@ CASES = [
     (Case(70, 130, head_dim=192, dtype="fp16"), (128, 96, 2), 1),  # two atoms of 64 columns, then one
     (Case(200, 150, "causal", head_dim=208), (128, 64, 2), 2),  # the last atom is narrower
     (Case(200, 500, head_dim=64), (128, 64, 3), 2),
+    (Case(150, 200, "causal", head_dim=192, head_dim_v=128), (128, 112, 2), 1),
+    (Case(150, 200, head_dim=64, head_dim_v=128, dtype="fp16"), WIDE, 1),
+    (Case(200, 200, "causal", head_dim=40, head_dim_v=24), TALL, 1),
+    (Case(130, 100, head_dim=128, head_dim_v=256), (128, 80, 2), 1),
+    (Case(130, 100, "causal", head_dim=256, head_dim_v=64), (128, 64, 2), 1),
+    (Case(150, 100, head_dim=248, head_dim_v=256), (128, 80, 2), 1),  # O takes Q's room
+    (Case(130, 90, head_dim=192, head_dim_v=256), (128, 80, 2), 1),  # O passes through half its room
 ]
 
 

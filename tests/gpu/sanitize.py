@@ -19,6 +19,10 @@ CELLS = [
     for family, dtype, head_dims in (("sm90", "bfloat16", (64, 128, 256)), ("simt", "float32", (64,)))
     for head_dim in head_dims
     for program in PROGRAMS
+] + [
+    Cell(family, dtype, 192, program, "gqa", "ragged", 128)
+    for family, dtype in (("sm90", "bfloat16"), ("simt", "float32"))
+    for program in ("causal", "everything")
 ]
 
 

@@ -7,7 +7,7 @@ import numba_fa.api
 from numba_fa.dispatch import tuning
 from numba_fa.kernels.simt.variant import FORWARD as SIMT
 from numba_fa.kernels.sm90.variant import FORWARD as SM90
-from numba_fa.testing.cells import declared_cells, program_cells
+from numba_fa.testing.cells import declared_cells, program_cells, value_cells
 from tests.gpu.arrays import to_numpy, to_torch
 from tests.oracle import check_cell, inputs_of
 from tests.running import asked_of
@@ -86,4 +86,20 @@ def test_sm90_every_mask_and_bias(cell, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("cell", list(program_cells(SIMT, (64,))), ids=lambda cell: cell.id)
 def test_simt_every_mask_and_bias(cell, monkeypatch):
+    run(cell, monkeypatch)
+
+
+@pytest.mark.hopper
+@pytest.mark.parametrize(
+    "cell",
+    [*value_cells(SM90), *value_cells(SM90, ("alibi", "softcap", "window", "sink"), ("ragged",))],
+    ids=lambda cell: cell.id,
+)
+def test_sm90_values_of_their_own_head_dim(cell, monkeypatch):
+    run(cell, monkeypatch)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cell", list(value_cells(SIMT, shapes=("ragged",))), ids=lambda cell: cell.id)
+def test_simt_values_of_their_own_head_dim(cell, monkeypatch):
     run(cell, monkeypatch)

@@ -3,7 +3,7 @@
 import pytest
 
 from numba_fa.dispatch.registry import variants
-from numba_fa.testing.cells import declared_cells, program_cells
+from numba_fa.testing.cells import declared_cells, program_cells, value_cells
 from tests.gpu.arrays import gradients_to_numpy, to_torch
 from tests.oracle import check_gradients, inputs_of
 from tests.running import run_backward
@@ -26,6 +26,11 @@ def cells(family):
 def programs(family, head_dims, **facts):
     variant = BACKWARDS.get(family)
     return list(program_cells(variant, head_dims, **facts)) if variant else []
+
+
+def values(family, *of_which):
+    variant = BACKWARDS.get(family)
+    return list(value_cells(variant, *of_which)) if variant else []
 
 
 @pytest.mark.hopper
@@ -57,4 +62,19 @@ def test_simt(cell, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("cell", programs("simt", (64,)), ids=lambda cell: cell.id)
 def test_simt_every_mask_and_bias(cell, monkeypatch):
+    check(cell, monkeypatch)
+
+
+@pytest.mark.hopper
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize(
+    "cell", [*values("sm90"), *values("sm90", ("alibi", "dense", "sink"), ("ragged",))], ids=lambda cell: cell.id
+)
+def test_sm90_values_of_their_own_head_dim(cell, deterministic, monkeypatch):
+    check(cell, monkeypatch, deterministic=deterministic)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cell", values("simt", ("causal", "dense"), ("ragged",)), ids=lambda cell: cell.id)
+def test_simt_values_of_their_own_head_dim(cell, monkeypatch):
     check(cell, monkeypatch)

@@ -3,7 +3,7 @@
 import pytest
 
 from numba_fa.kernels.cpu.variant import FORWARD
-from numba_fa.testing.cells import declared_cells, program_cells
+from numba_fa.testing.cells import declared_cells, program_cells, value_cells
 from tests.oracle import check_cell, inputs_of
 from tests.running import run
 
@@ -29,4 +29,9 @@ def test_every_head_dim(head_dim):
 
 @pytest.mark.parametrize("cell", list(program_cells(FORWARD, (64,))), ids=lambda cell: cell.id)
 def test_every_mask_and_bias(cell):
+    check_cell(cell, *run(cell, *inputs_of(cell)))
+
+
+@pytest.mark.parametrize("cell", list(value_cells(FORWARD)), ids=lambda cell: cell.id)
+def test_values_of_their_own_head_dim(cell):
     check_cell(cell, *run(cell, *inputs_of(cell)))

@@ -23,7 +23,8 @@ def arrays(workload):
     """float32 q, k, v of a much smaller workload: two batch items, four heads, head_dim 16."""
     torch.manual_seed(1)
     shapes = [(2, SEQLEN, heads, 16) for heads in (4, 4 if workload.heads == workload.heads_kv else 2)]
-    return torch.randn(shapes[0]), torch.randn(shapes[1]), torch.randn(shapes[1])
+    columns = 8 if workload.head_dim_v else 16
+    return torch.randn(shapes[0]), torch.randn(shapes[1]), torch.randn(*shapes[1][:3], columns)
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from numba_fa.testing import plots
-from numba_fa.testing.plots import intensity, parse
+from numba_fa.testing.plots import Problem, intensity, parse
+from numba_fa.testing.shapes import HeadDims
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = """NVIDIA H200, torch 2, bfloat16, TFLOP/s
@@ -13,16 +14,17 @@ TEXT = """NVIDIA H200, torch 2, bfloat16, TFLOP/s
 |---|---|---|---|---|
 | fwd-sm90-bf16-d64-full-m128n128s4 | 512 | 351 | 385 | 0.9 |
 | fwd-sm90-bf16-d64-full-m192n128s2 | 1024 | 409 | 433 | 0.9 |
-| fwd-sm90-bf16-d128-causal-m128n128s2 | 512 | 320 | 335 | 0.9 |
+| fwd-sm90-bf16-d192v128-causal-m128n112s2 | 512 | 320 | - | |
+| fwd-sm90-bf16-d128-causal-m128n128s2 | 1,32768,32768,2,2,128 | 620 | 560 | 1.1 |
 """
-PROBLEM = (64, "full")
+PROBLEM = Problem(HeadDims.parse("64"), "full")
 
 
 def test_the_text_is_understood():
     speeds = parse(TEXT)
     assert (speeds.device, speeds.versions) == ("NVIDIA H200", "torch 2, bfloat16, TFLOP/s")
     assert speeds.series(PROBLEM) == {"numba_fa": {512: 351.0, 1024: 409.0}, "cudnn": {512: 385.0, 1024: 433.0}}
-    assert speeds.problems == [PROBLEM, (128, "causal")]
+    assert speeds.problems == [PROBLEM, Problem(HeadDims.parse("192:128"), "causal")]
 
 
 def test_the_committed_text_is_understood():
@@ -40,6 +42,8 @@ def test_another_text_is_refused(text):
 def test_operations_a_byte():
     flops, size = intensity(PROBLEM, 512)
     assert flops == 4 * 16384 * 512 * 2048 and size == 4 * 16384 * 2048 * 2
+    flops, size = intensity(Problem(HeadDims(192, 128), "causal"), 1024)
+    assert flops == 16384 * 1024 * 10 * 320 and size == 16384 * 10 * 2 * (192 + 192 + 128 + 128)
 
 
 def test_pictures_are_drawn_the_same_twice(tmp_path, monkeypatch, capsys):

@@ -1,7 +1,7 @@
 """Tiles in shared memory and scalar arithmetic on them, for blocks of 16 x 16 threads.
 
-A room holds rows of a matrix as float32, all as wide as the widest; narrower ones have zeros there. Thread (x, y) computes, of a product, the rows y, y + 16, ... and the columns x,
-x + 16, ...
+A room holds rows of a matrix as float32, all as wide as the widest; narrower ones have zeros there. Thread (x, y)
+computes, of a product, the rows y, y + 16, ... and the columns x, x + 16, ...
 """
 
 from typing import Any

@@ -1,6 +1,7 @@
 """Parameters of kernels that serve several families, for the host, which imports no compiler."""
 
-# Pointers to O, dO, LSE, dLSE, rows, zeroed; strides of O, of dO; heads, seqlen_q, head_dim_v, tile_bytes; pointer to tickets.
+# Pointers to O, dO, LSE, dLSE, rows, zeroed; strides of O, of dO; heads, seqlen_q, head_dim_v, tile_bytes; pointer to
+# tickets.
 PREPROCESS_SIGNATURE = (*["pointer"] * 6, *["int64"] * 6, *["int32"] * 4, "pointer")
 
 
@@ -28,8 +29,8 @@ def _scores_signature(dtype: str, strides: int, sizes: int) -> tuple[str, ...]:
 
 def dense_signature(dtype: str) -> tuple[str, ...]:
     """q, k, v, dO; rows; the gradient; batch, seqlen and head strides of the first four, the gradient's four strides;
-    heads, heads_kv, seqlen_q, seqlen_k, head_dim, head_dim_v, batch, and how many of batch, heads, queries and keys have elements
-    of their own; scale."""
+    heads, heads_kv, seqlen_q, seqlen_k, head_dim, head_dim_v, batch, and how many of batch, heads, queries and keys
+    have elements of their own; scale."""
     return _scores_signature(dtype, 16, 11)
 
 

@@ -21,10 +21,11 @@ def backward_of(key):
 
     Returns run(q, k, v, out, dout, lse, dlse, dq, dk, dv, dsink, dbias, scale, aux) on NumPy arrays: q, dq (batch,
     seqlen_q, heads, head_dim), k, dk (batch, seqlen_k, heads_kv, head_dim), out and dout like q, v and dv like k, but
-    with head_dim_v, any strides with the last axis contiguous, all float32, or float16, or uint16 bit patterns of bfloat16; lse, dlse (batch, heads, seqlen_q)
-    float32. dlse may be None, and any of dq, dk, dv, dsink that is not wanted. dsink (heads,) float32. dbias: an entry a
-    bias, None or float32 zeros of the shape of its parameter in aux, which are added to: with strides 0 where the
-    parameter is broadcast. aux: as of the forward. The results do not depend on the number of threads.
+    with head_dim_v, any strides with the last axis contiguous, all float32, or float16, or uint16 bit patterns of
+    bfloat16; lse, dlse (batch, heads, seqlen_q) float32. dlse may be None, and any of dq, dk, dv, dsink that is not
+    wanted. dsink (heads,) float32. dbias: an entry a bias, None or float32 zeros of the shape of its parameter in aux,
+    which are added to: with strides 0 where the parameter is broadcast. aux: as of the forward. The results do not
+    depend on the number of threads.
 
     CompileError for a bias that cannot be differentiated.
     """

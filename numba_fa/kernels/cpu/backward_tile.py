@@ -91,8 +91,9 @@ def judge(q, dout, k_t, v_t, statistics, batch, head, q_first, kv_first, rows, c
           packed, probs, gradients, slopes):  # fmt: skip
     """probs = p and gradients = ds, rows queries x count keys, zero in the columns from count to a multiple of COLS.
 
-    q: rows x head_dim, dout: rows x head_dim_v, q times the scale (and log2(e) where no bias brings it in), which gives the forward's scores,
-    with all their rounding; k_t: head_dim x keys, v_t: head_dim_v x keys; statistics: of each query, as `prepare` leaves them.
+    q: rows x head_dim, dout: rows x head_dim_v, q times the scale (and log2(e) where no bias brings it in), which gives
+    the forward's scores, with all their rounding; k_t: head_dim x keys, v_t: head_dim_v x keys; statistics: of each
+    query, as `prepare` leaves them.
     """
     cols = round_up(count, COLS)
     probs[:, :] = ZERO

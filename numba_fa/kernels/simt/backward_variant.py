@@ -23,7 +23,8 @@ _QKV = frozenset("qkv")
 def main_key(
     dtype: str, head_dim: int, mask: str, bias: str = NO_BIAS, head_dim_v: int = 0, op: str = "bwd"
 ) -> DispatchKey:
-    """The key of a kernel with the tile for a head_dim, the wider where values have another; by default of the one that computes dK and dV."""
+    """The key of a kernel with the tile for a head_dim, the wider where values have another; by default of the one that
+    computes dK and dV."""
     tile = next(tile for most, tile in TILES.items() if max(head_dim, head_dim_v) <= most)
     return DispatchKey(op, "simt", dtype, head_dim, mask, *tile, 1, bias, head_dim_v)
 
