@@ -22,8 +22,10 @@ from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.dtypes import DTYPES
 from numba_fa.problem.problem import Problem
 from numba_fa.testing.cells import HEADS
+from numba_fa.testing.shapes import HeadDims, Shape
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "support-matrix.md"
+OWN_DIMS = {"values narrower than queries and keys": (192, 128), "values wider": (64, 256)}
 DIRECTIONS = {"fwd": "forward", "bwd": "backward"}
 HEAD_WORDS = {"mha": "as many key heads", "gqa": "several query heads a key head", "mqa": "one key head"}
 DEVICES = {"Hopper GPUs (sm_90a)": HOPPER, "other GPUs": Device("another GPU", 0, "sm_80"), "CPU": CPU}
@@ -72,7 +74,9 @@ def _tables(families: list[str]) -> Iterator[tuple[str, list[tuple[str, list[boo
     yield "Direction", [(name, [family in there for family in families]) for name, there in made.items()]
     yield "Runs on", table({name: lambda v, d=device: v.family in d.families for name, device in DEVICES.items()})
     yield "Dtypes", table({dtype.array_name: lambda v, d=dtype: d.name in v.dtypes for dtype in DTYPES.values()})
-    yield "head_dim", table({_range(dims): lambda v, d=dims: v.head_dims == d for dims in _head_dims(forward)})
+    dims_rows = {_range(dims): lambda v, d=dims: v.head_dims == d for dims in _head_dims(forward)}
+    own = {name: lambda v, d=dims: _computes(v, dims=d) for name, dims in OWN_DIMS.items()}
+    yield "head_dim", table(dims_rows | own)
     yield "Masks", table({_mask_name(kind): lambda v, k=kind: k in v.masks for kind in masks.KINDS})
     bias_rows = {f"`{made.__name__}`": lambda v, k=kind: k in v.biases for kind, made in biases.KINDS.items()}
     yield "Biases and sink", table(bias_rows | {"`sink_logits`": lambda v: v.sink})
@@ -101,18 +105,19 @@ def _mask_name(kind: str) -> str:
 
 def _computes(
     variant: Variant, *, heads: tuple[int, int] = (2, 2), strides: _Strides = dense_strides, seqlen_q: int = _SIZES[1],
-    seqlen_k: int = _SIZES[2],
+    seqlen_k: int = _SIZES[2], dims: tuple[int, int] = (64, 64),
 ) -> bool:  # fmt: skip
     """Whether the variant, asked, computes such a call on a device of its own."""
     device = next(device for device in DEVICES.values() if variant.family in device.families)
     dtype = next(dtype for dtype in DTYPES.values() if dtype.name in variant.dtypes)
     where = "cpu" if device is CPU else "cuda:0"
-    shapes = [(_SIZES[0], seqlen_q, heads[0], 64), *[(_SIZES[0], seqlen_k, heads[1], 64)] * 2]
+    q, k, v = Shape(_SIZES[0], seqlen_q, seqlen_k, *heads, HeadDims(*dims)).arrays
     views = [
         ArrayView(_ADDRESS * i, shape, strides(shape), dtype.array_name, dtype.itemsize, where)
-        for i, shape in enumerate(shapes, 1)
+        for i, shape in enumerate((q, k, v), 1)
     ]
-    out = replace(views[0], pointer=4 * _ADDRESS, strides=dense_strides(shapes[0]))
+    made = (*q[:3], v[3])
+    out = replace(views[0], pointer=4 * _ADDRESS, shape=made, strides=dense_strides(made))
     return not variant.not_supported(Problem.from_views(*views, out=out), device)
 
 
