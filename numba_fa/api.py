@@ -53,14 +53,14 @@ def attention(
     """Exact attention: softmax of the biased, masked scores scale * q k^T, times v.
 
     q: (batch, seqlen_q, heads, head_dim). k: (batch, seqlen_k, heads_kv, head_dim), heads a multiple of heads_kv (MQA,
-    GQA). v: like k, or with a head_dim of its own, as multi-head latent attention has (192 beside 128). float32,
-    float16 or bfloat16 of NumPy, torch, CuPy, JAX or Numba; any strides with a contiguous last axis. mask: None or
-    "full", "causal" (query i sees key j when j <= i + seqlen_k - seqlen_q), or a mask object: Causal, SlidingWindow,
-    KeyPadding, Document, PrefixLM, MaskMod (a Python function), a BlockMask, or several of them combined with & and |.
-    bias: ALiBi, DenseBias, T5Bias, Softcap or ScoreMod (a Python function), or a sequence of them, applied in order to
-    the scaled scores. sink_logits: float32 (heads,), a logit a head that joins the denominator and the LSE only. scale:
-    of the scores, 1/sqrt(head_dim) by default. out: where to write, like q with v's head_dim; it shares no memory with
-    what is read, but for q where it is q.
+    GQA). v: like k, or with a head_dim of its own (multi-head latent attention: 192 beside 128). float32, float16 or
+    bfloat16 of NumPy, torch, CuPy, JAX or Numba; any strides with a contiguous last axis. mask: None or "full", "causal"
+    (query i sees key j when j <= i + seqlen_k - seqlen_q), or a mask object: Causal, SlidingWindow, KeyPadding, Document,
+    PrefixLM, MaskMod (a Python function), a BlockMask, or several of them combined with & and |. bias: ALiBi, DenseBias,
+    T5Bias, Softcap or ScoreMod (a Python function), or a sequence of them, applied in order to the scaled scores.
+    sink_logits: float32 (heads,), a logit a head that joins the denominator and the LSE only. scale: of the scores,
+    1/sqrt(head_dim) by default. out: where to write, like q with v's head_dim; it shares no memory with what is read, but
+    for q where it is q.
 
     Returns the output, an array of the caller's kind, of q's dtype and of q's shape with v's head_dim, enqueued on the
     caller's current stream; with return_lse also the natural-log-sum-exp of the scores that are seen, float32 (batch,
@@ -70,10 +70,10 @@ def attention(
     sink_logits are recorded, through the output and the LSE; out is not given then. Autocast casts q, k and v as it does
     for torch's own attention; torch.compile takes the call into its graph. Of other libraries: `attention_backward`.
 
-    Raises ProblemError (a ValueError) listing every fault of the arguments, UnsupportedError (a NotImplementedError)
-    when no kernel computes the request or a gradient would be lost, CompileError for a MaskMod's or ScoreMod's function
-    that does not compile; all before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1; on Hopper
-    Shah et al., FlashAttention-3 (2024).
+    Raises ProblemError (a ValueError) with every fault, UnsupportedError (a NotImplementedError) when no kernel computes
+    the request or a gradient would be lost, CompileError for a MaskMod's or ScoreMod's function that does not compile;
+    all before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1; on Hopper Shah et al., FlashAttention-3
+    (2024).
     """
     given: Any = mask
     how = key = call = None

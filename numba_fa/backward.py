@@ -57,7 +57,7 @@ def attention_backward(
 ) -> Gradients:
     """The gradients of a loss through `out, lse = attention(q, k, v, ..., return_lse=True)` of the same arguments.
 
-    dout: the gradient of the loss by out, (batch, seqlen_q, heads, head_dim) in q's dtype with a contiguous last axis.
+    dout: the gradient of the loss by out, (batch, seqlen_q, heads, v's head_dim) in q's dtype with a contiguous last axis.
     dlse: by lse, float32 (batch, heads, seqlen_q), if the loss takes it. out and lse must be as the forward left them.
     wanted: which gradients, of "q", "k", "v", "bias" (of every bias that has a parameter; "bias0" on: of that one) and
     "sink"; others are None.

@@ -25,12 +25,13 @@ def flash_attn_func(
 ) -> Any:
     """As flash_attn.flash_attn_func (FlashAttention 2).
 
-    q: (batch, seqlen_q, heads, head_dim). k, v: (batch, seqlen_k, heads_kv, head_dim). causal aligns bottom-right, and
-    so does window_size (left, right), -1 for no bound; with causal its right is 0. softcap, above 0, is applied before
-    alibi_slopes, float32 (heads,) or (batch, heads). Outputs are bit-equal from run to run; deterministic: gradients
-    too. Returns the output like q; with return_attn_probs (out, lse, None): lse float32 (batch, heads, seqlen_q), and
-    None in place of the probabilities, which FlashAttention gives for dropout only. Gradients as of `attention`. Raises
-    UnsupportedError for dropout, which is not there yet; other errors as of `attention`.
+    q: (batch, seqlen_q, heads, head_dim). k, v: (batch, seqlen_k, heads_kv, head_dim), v maybe with its own head_dim.
+    causal aligns bottom-right, and so does window_size (left, right), -1 for no bound; with causal its right is 0.
+    softcap, above 0, is applied before alibi_slopes, float32 (heads,) or (batch, heads). Outputs are bit-equal from run
+    to run; deterministic: gradients too. Returns the output like q, with v's head_dim; with return_attn_probs (out,
+    lse, None): lse float32 (batch, heads, seqlen_q), and None in place of the probabilities, which FlashAttention gives
+    for dropout only. Gradients as of `attention`. Raises UnsupportedError for dropout, which is not there yet; other
+    errors as of `attention`.
     """
     if not 0 <= dropout_p < 1:
         raise ProblemError([f"dropout_p is {dropout_p}; at least 0 and below 1 is wanted"])

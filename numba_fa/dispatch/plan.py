@@ -162,11 +162,12 @@ class Plan:
     def run(self, q: Any, k: Any, v: Any, out: Any, lse: Any = None) -> None:
         """Compute into `out` and, if given, `lse`, on the caller's current stream. Allocates no device memory.
 
-        Arrays must be such as the plan was made for: same dtype, device, shapes and alignment; ProblemError
-        otherwise. q, out (batch, seqlen_q, heads, head_dim); k, v (batch, seqlen_k, heads_kv, head_dim); lse float32
-        (batch, heads, seqlen_q). out and lse share no memory with other arrays, but out may be q itself; of lse this
-        is not checked. JAX arrays are immutable, so no plan writes to them. Mask, biases and sink_logits are those that
-        the plan was made with; their arrays may have other contents since, but must lie where they lay.
+        Arrays must be such as the plan was made for: same dtype, device, shapes and alignment; ProblemError otherwise. q
+        (batch, seqlen_q, heads, head_dim); k, v (batch, seqlen_k, heads_kv, head_dim), out like q, both of v's head_dim
+        where that is another; lse float32 (batch, heads, seqlen_q). out and lse share no memory with other arrays, but
+        out may be q itself; of lse this is not checked. JAX arrays are immutable, so no plan writes to them. Mask,
+        biases and sink_logits are those that the plan was made with; their arrays may have other contents since, but
+        must lie where they lay.
         """
         if self._last[0](q, k, v, out, lse):
             return

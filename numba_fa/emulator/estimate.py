@@ -22,5 +22,5 @@ def seconds(problem: Problem, key: DispatchKey) -> float:
     functions = len(problem.biases) + (problem.mask.name not in ("full", "causal"))
     judged = scores * functions * _FUNCTION
     if key.family == "sm90":
-        return tiles * _TILE + scores / (64 * 128) * _STEP * max(1.0, key.head_dim / 128) + judged
-    return tiles * _BLOCK + scores * (2 * key.head_dim * _PRODUCT + _SCORE) + judged
+        return tiles * _TILE + scores / (64 * 128) * _STEP * max(1.0, (key.head_dim + key.head_dim_v) / 256) + judged
+    return tiles * _BLOCK + scores * (2 * key.widest * _PRODUCT + _SCORE) + judged
