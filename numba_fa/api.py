@@ -72,8 +72,7 @@ def attention(
 
     Raises ProblemError (a ValueError) with every fault, UnsupportedError (a NotImplementedError) when no kernel computes
     the request or a gradient would be lost, CompileError for a MaskMod's or ScoreMod's function that does not compile;
-    all before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1; on Hopper Shah et al., FlashAttention-3
-    (2024).
+    all before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1; on Hopper Shah et al. 2024, FlashAttention-3.
     """
     given: Any = mask
     how = key = call = None
