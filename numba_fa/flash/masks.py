@@ -129,22 +129,30 @@ def block_reach(b, h, q_first, q_last, kv_idx, table, batch_rows, head_rows, bit
     table[b * batch_rows + h * head_rows + m, n] is 2 * t + whole for the last block t <= n that has a key visible to
     block m of queries, -1 when there is none.
     """
-    best = -1
     n = max(kv_idx, 0) >> bits_n
     row = b * batch_rows + h * head_rows
-    for m in range(q_first >> bits_m, (q_last >> bits_m) + 1):
-        best = max(best, table[row + m, n] >> 1)
+    m, last = row + (q_first >> bits_m), row + (q_last >> bits_m)
+    best = table[m, n] >> 1
+    while m < last and best < n:  # no entry is above n
+        m += 1
+        best = max(best, table[m, n] >> 1)
     return min(kv_idx, ((best + 1) << bits_n) - 1)
 
 
 def block_whole(b, h, q_first, q_last, kv_first, kv_last, table, batch_rows, head_rows, bits_m, bits_n):
     """`whole` of a block mask."""
-    answer = True
     row = b * batch_rows + h * head_rows
-    for m in range(q_first >> bits_m, (q_last >> bits_m) + 1):
-        for n in range(kv_first >> bits_n, (kv_last >> bits_n) + 1):
-            answer = answer and table[row + m, n] == 2 * n + 1
-    return answer
+    m, last = row + (q_first >> bits_m), row + (q_last >> bits_m)
+    first, end = kv_first >> bits_n, kv_last >> bits_n
+    n = first
+    while table[m, n] == 2 * n + 1:
+        if n < end:
+            n += 1
+        elif m < last:
+            m, n = m + 1, first
+        else:
+            return True
+    return False
 
 
 def unknown_reach(b, h, q_first, q_last, kv_idx):
