@@ -78,6 +78,17 @@ def make_producer(shape: Shape, program: Program, line: Line | None, schedule: t
                 tma_load(room + atom * Q_ATOM, q, full, 64 * atom, first + 64 * c, head, index)
 
     @device
+    def begin(turn, total, tiles, heads, batch, seqlen_q, seqlen_k, together, aux):
+        """Of a turn: (first query, head, batch index, last key seen): one even where nothing is, to be masked away; -1
+        past the last turn."""
+        if turn >= total:
+            return int32(0), int32(0), int32(0), int32(-1)
+        tile, head, index = place(turn, tiles, heads, batch, together)
+        first = int32(tile * BLOCK_M)
+        last = int32(min(first + BLOCK_M, seqlen_q) - 1)
+        return first, head, index, int32(max(reach(index, head, first, last, seqlen_k - 1, aux), 0))
+
+    @device
     def produce(q, k, v, base, barriers, tiles, heads, heads_kv, batch, seqlen_q, seqlen_k, together, aux):
         prefetch_tensormap(q)
         prefetch_tensormap(k)
@@ -87,46 +98,47 @@ def make_producer(shape: Shape, program: Program, line: Line | None, schedule: t
         stage, empty = int32(0), int32(1)  # the first waits for room must pass: nothing was there before
         wave = int32(0)
         turn = int32(turn_at(wave, cuda.blockIdx.x, cuda.gridDim.x))
-        while turn < total:
-            tile, head, index = place(turn, tiles, heads, batch, together)
-            head_kv = head // group
-            first = int32(tile * BLOCK_M)
+        first, head, index, kv_idx = begin(turn, total, tiles, heads, batch, seqlen_q, seqlen_k, together, aux)
+        fresh, loaded = True, False
+        v_start, v_stage, v_empty, v_head, v_index = int32(0), stage, empty, int32(0), int32(0)
+        # A key tile at a time. Its values are loaded with the next one's keys, after what that one asks, of the mask and
+        # where its tile of queries lies: while they wait for room.
+        while kv_idx >= 0:
             last = int32(min(first + BLOCK_M, seqlen_q) - 1)
-            fresh = True
-            v_start, v_stage, v_empty = int32(0), stage, empty
-            # One tile even where nothing is seen: masked away, no special case.
-            kv_idx = int32(max(reach(index, head, first, last, seqlen_k - 1, aux), 0))
-            while kv_idx >= 0:
-                block = int32(kv_idx // BLOCK_N)
-                start = int32(block * BLOCK_N)
-                word = int32(block << BLOCK | to_judge(index, head, first, last, block, seqlen_k, aux))
-                kv_idx = int32(reach(index, head, first, last, start - 1, aux) if start > 0 else -1)
-                if kv_idx < 0:
-                    word |= LAST
-                if not fresh:  # the values of the tile before: what is asked of the mask is asked while they wait for room
-                    full = barriers + RING + SLOT * v_stage + SECOND
-                    mbarrier_wait(full + EMPTY, v_empty)
-                    load_values(base + V_OFFSET + v_stage * V_BYTES, v, full, v_start, head_kv, index)
-                full = barriers + RING + SLOT * stage
-                mbarrier_wait(full + EMPTY, empty)
-                message = barriers + MESSAGES + MESSAGE * stage
-                st_shared_u32(message, word)
-                if TOLD and fresh:
-                    st_shared_u32(message + 4, first)
-                    st_shared_u32(message + 8, head)
-                    st_shared_u32(message + 12, index)
-                load_keys(base + K_OFFSET + stage * K_BYTES, k, full, start, head_kv, index)
-                if fresh:  # after the first keys, whose room is free earlier
-                    load_q(q, base, barriers, wave, first, head, index)
-                    fresh = False
-                v_start, v_stage, v_empty = start, stage, empty
-                empty = int32(empty ^ 1) if stage == STAGES - 1 else empty
-                stage = int32(0) if stage == STAGES - 1 else int32(stage + 1)
+            block = int32(kv_idx // BLOCK_N)
+            start = int32(block * BLOCK_N)
+            word = int32(block << BLOCK | to_judge(index, head, first, last, block, seqlen_k, aux))
+            kv_idx = int32(reach(index, head, first, last, start - 1, aux) if start > 0 else -1)
+            if kv_idx < 0:
+                word |= LAST
+            if loaded:
+                full = barriers + RING + SLOT * v_stage + SECOND
+                mbarrier_wait(full + EMPTY, v_empty)
+                load_values(base + V_OFFSET + v_stage * V_BYTES, v, full, v_start, v_head, v_index)
+            full = barriers + RING + SLOT * stage
+            mbarrier_wait(full + EMPTY, empty)
+            message = barriers + MESSAGES + MESSAGE * stage
+            st_shared_u32(message, word)
+            if TOLD and fresh:
+                st_shared_u32(message + 4, first)
+                st_shared_u32(message + 8, head)
+                st_shared_u32(message + 12, index)
+            v_head, v_index = int32(head // group), index
+            load_keys(base + K_OFFSET + stage * K_BYTES, k, full, start, v_head, index)
+            if fresh:  # after the first keys, whose room is free earlier
+                load_q(q, base, barriers, wave, first, head, index)
+            fresh, loaded = kv_idx < 0, True
+            v_start, v_stage, v_empty = start, stage, empty
+            empty = int32(empty ^ 1) if stage == STAGES - 1 else empty
+            stage = int32(0) if stage == STAGES - 1 else int32(stage + 1)
+            if kv_idx < 0:
+                wave = int32(wave + 1)
+                turn = int32(turn_at(wave, cuda.blockIdx.x, cuda.gridDim.x))
+                first, head, index, kv_idx = begin(turn, total, tiles, heads, batch, seqlen_q, seqlen_k, together, aux)
+        if loaded:
             full = barriers + RING + SLOT * v_stage + SECOND
             mbarrier_wait(full + EMPTY, v_empty)
-            load_values(base + V_OFFSET + v_stage * V_BYTES, v, full, v_start, head_kv, index)
-            wave = int32(wave + 1)
-            turn = int32(turn_at(wave, cuda.blockIdx.x, cuda.gridDim.x))
+            load_values(base + V_OFFSET + v_stage * V_BYTES, v, full, v_start, v_head, v_index)
 
     return produce
 
