@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from numba_fa.build import shortcuts_contexts, shortcuts_passes, shortcuts_variables
+from numba_fa.build import shortcuts_contexts, shortcuts_passes, shortcuts_types, shortcuts_variables
 from numba_fa.build.fingerprint import versions
 from numba_fa.build.shortcuts_passes import Replacement
 
@@ -51,12 +51,13 @@ def _replacements() -> Iterator[Replacement]:
     yield from shortcuts_variables.replacements(target)
     yield from shortcuts_passes.replacements()
     yield from shortcuts_contexts.replacements()
+    yield from shortcuts_types.replacements()
 
 
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     inherited = name not in vars(owner)
-    before = getattr(owner, name)
+    before = vars(owner).get(name)
     setattr(owner, name, value)
     try:
         yield

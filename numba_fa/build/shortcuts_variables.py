@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from opcode import opmap
 from types import CodeType
@@ -17,6 +18,7 @@ def replacements(target: Any) -> Iterator[Replacement]:
     yield _ends_where_counted(target)
     yield _variables_by_kind()
     yield _leave_what_is_over()
+    yield _assigned_once()
     yield from _uses_by_kind()
 
 
@@ -116,6 +118,24 @@ def _leave_what_is_over() -> Replacement:
         self._alloca_var(name, self.typeof(name))
 
     return CUDALower, "delvar", delvar
+
+
+def _assigned_once() -> Replacement:
+    """Variables that need no memory, assigned once and used in that block only: counted in one walk, not one a variable."""
+    from numba.cuda import lowering
+    from numba.cuda.core import ir
+
+    def find(self: Any) -> None:
+        self._singly_assigned_vars, self._blk_local_varmap = set(), {}
+        if self.func_ir.func_id.is_generator:
+            return
+        blocks = self.func_ir.blocks
+        targets = [one.target.name for block in blocks.values() for one in block.find_insts(ir.assign_types)]
+        once = {name for name, times in Counter(targets).items() if times == 1}
+        elsewhere = set().union(*lowering.compute_use_defs(blocks).usemap.values())
+        self._singly_assigned_vars = once - elsewhere - set(lowering.must_use_alloca(blocks))
+
+    return lowering.Lower, "_find_singly_assigned_variable", find
 
 
 def _uses_by_kind() -> Iterator[Replacement]:

@@ -23,7 +23,9 @@ REPLACED = {
     ("RewriteArrayOfConsts", "match"), ("WarningsFixer", "catch_warnings"), ("numba.cuda.core.errors", "new_error_context"),
     ("numba.cuda.core.typeinfer", "new_error_context"), ("numba.cuda.lowering", "new_error_context"),
     ("numba.cuda.core.byteflow", "_logger"), ("numba.cuda.core.interpreter", "_logger"), ("numba.cuda.core.ssa", "_logger"),
-    ("numba.cuda.core.typeinfer", "_logger"),
+    ("numba.cuda.core.typeinfer", "_logger"), ("_TypeMetaclass", "__instancecheck__"),
+    ("_TypeMetaclass", "__subclasscheck__"), ("TypeVarMap", "__missing__"), ("TypeVarMap", "__getitem__"),
+    ("NumpyRulesArrayOperator", "generic"), ("Lower", "_find_singly_assigned_variable"),
 }  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from numba.cuda import types
 from numba.cuda.core.errors import WarningsFixer
 from numba.cuda.core.postproc import PostProcessor
 from numba.cuda.extending import intrinsic
+from numba.cuda.lowering import CUDALower
+from numba.cuda.typing import npydecl
 
 from numba_fa.build import shortcuts as module
 from numba_fa.build.compiler import _compiling_for
@@ -120,6 +122,42 @@ def test_ends_of_lives_are_written_for_lists_only(monkeypatch):
     assert not written
     _error(listed)
     assert written
+
+
+def looped(x):
+    total = 0
+    for i in range(x):
+        y = i * i
+        if y > 3:
+            total += y
+        else:
+            z = y + 1
+            z = z * z
+            total -= z
+    return total + x
+
+
+@pytest.mark.parametrize("function", [looped, lambda x: x * x + 1])
+def test_what_needs_no_memory_is_what_numba_finds(monkeypatch, function):
+    found, create, plain = [], CUDALower.init, CUDALower._find_singly_assigned_variable
+
+    def init(self):
+        create(self)
+        ours = set(self._singly_assigned_vars)
+        plain(self)
+        found.append((ours, set(self._singly_assigned_vars)))
+
+    monkeypatch.setattr(CUDALower, "init", init)
+    _compiled(function)
+    [(ours, numbas)] = found
+    assert ours == numbas and ours
+
+
+def test_operators_on_numbers_go_through_no_ufunc(monkeypatch):
+    asked, plain = [], npydecl.Numpy_rules_ufunc.generic
+    monkeypatch.setattr(npydecl.Numpy_rules_ufunc, "generic", lambda *a: asked.append(a) or plain(*a))
+    _compiled(lambda x: x * 3 + 1 < x)
+    assert not asked
 
 
 @pytest.mark.parametrize(("function", "made"), [(listed, True), (comprehended, True), (tried, False), (entered, False)])
