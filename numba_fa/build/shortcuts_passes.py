@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from types import BuiltinFunctionType
+from opcode import opmap
+from types import BuiltinFunctionType, CodeType
 from typing import Any
 
 Replacement = tuple[Any, str, Any]
@@ -18,6 +19,7 @@ def replacements() -> Iterator[Replacement]:
     yield _order_once()
     yield _no_exceptions_where_none()
     yield _arrays_of_lists()
+    yield from _rewrites_of_what_is_there()
 
 
 def _signature_once() -> Replacement:
@@ -101,3 +103,30 @@ def _arrays_of_lists() -> Replacement:
         return any(block.find_exprs("build_list")) and match(self, code, block, *types)
 
     return RewriteArrayOfConsts, "match", match_lists
+
+
+def _rewrites_of_what_is_there() -> Iterator[Replacement]:
+    """Of with and of long dictionaries byte code is rewritten, where it has any."""
+    from numba.cuda.core import interpreter
+
+    leave, fuse = interpreter.peep_hole_delete_with_exit, interpreter.peep_hole_fuse_dict_add_updates
+
+    def delete_with_exit(code: Any) -> Any:
+        return leave(code) if handles_exceptions(code.func_id.code) else code
+
+    def fuse_dict_add_updates(code: Any) -> Any:
+        return fuse(code) if does(code.func_id.code, "DICT_UPDATE") else code
+
+    yield interpreter, "peep_hole_delete_with_exit", delete_with_exit
+    yield interpreter, "peep_hole_fuse_dict_add_updates", fuse_dict_add_updates
+
+
+def handles_exceptions(code: CodeType) -> bool:
+    """Whether a function handles exceptions, as leaving a with does. Before Python 3.11 nobody tells."""
+    return bool(getattr(code, "co_exceptiontable", True))
+
+
+def does(code: CodeType, *names: str) -> bool:
+    """Whether a function's byte code has one of these operations."""
+    operations = code.co_code[::2]
+    return any(opmap[name] in operations for name in names)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from opcode import opmap
 from types import CodeType
 from typing import Any
 
-from numba_fa.build.shortcuts_passes import Replacement
+from numba_fa.build.shortcuts_passes import Replacement, does
 
 
 def replacements(target: Any) -> Iterator[Replacement]:
@@ -61,8 +60,7 @@ def _ends_where_counted(target: Any) -> Replacement:
 
 def makes_lists(code: CodeType) -> bool:
     """Whether a function makes a list, or a function that might."""
-    operations = code.co_code[::2]
-    return any(opmap[name] in operations for name in ("BUILD_LIST", "MAKE_FUNCTION"))
+    return does(code, "BUILD_LIST", "MAKE_FUNCTION")
 
 
 def _variables_by_kind() -> Replacement:

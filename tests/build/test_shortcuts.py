@@ -25,7 +25,9 @@ REPLACED = {
     ("numba.cuda.core.byteflow", "_logger"), ("numba.cuda.core.interpreter", "_logger"), ("numba.cuda.core.ssa", "_logger"),
     ("numba.cuda.core.typeinfer", "_logger"), ("_TypeMetaclass", "__instancecheck__"),
     ("_TypeMetaclass", "__subclasscheck__"), ("TypeVarMap", "__missing__"), ("TypeVarMap", "__getitem__"),
-    ("NumpyRulesArrayOperator", "generic"), ("Lower", "_find_singly_assigned_variable"),
+    ("numba.cuda.core.interpreter", "peep_hole_delete_with_exit"),
+    ("numba.cuda.core.interpreter", "peep_hole_fuse_dict_add_updates"), ("NumpyRulesArrayOperator", "generic"),
+    ("Lower", "_find_singly_assigned_variable"),
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from numba.cuda.typing import npydecl
 
 from numba_fa.build import shortcuts as module
 from numba_fa.build.compiler import _compiling_for
+from numba_fa.build.shortcuts_passes import does, handles_exceptions
 from numba_fa.build.shortcuts_variables import makes_lists
 from numba_fa.jit import device
 
@@ -65,6 +66,10 @@ def comprehended(x):
     return np.array([i + x for i in range(4)])[0]
 
 
+def dictionary(x):
+    return {"a": x, **{"b": x}}
+
+
 inner_wrong = device(wrong_types)
 
 
@@ -81,7 +86,9 @@ def _error(function):
         return type(error), re.sub(r" at 0x\w+", "", re.sub(r"^ +", "", str(error), flags=re.M))
 
 
-@pytest.mark.parametrize("function", [unknown_name, wrong_types, wrong_inside, tried, entered, listed, comprehended])
+@pytest.mark.parametrize(
+    "function", [unknown_name, wrong_types, wrong_inside, tried, entered, listed, comprehended, dictionary]
+)
 def test_errors_are_worded_as_ever(monkeypatch, function):
     quick = _error(function)
     monkeypatch.setattr(module, "KNOWN", "no version")
@@ -158,6 +165,18 @@ def test_operators_on_numbers_go_through_no_ufunc(monkeypatch):
     monkeypatch.setattr(npydecl.Numpy_rules_ufunc, "generic", lambda *a: asked.append(a) or plain(*a))
     _compiled(lambda x: x * 3 + 1 < x)
     assert not asked
+
+
+@pytest.mark.parametrize(
+    ("function", "operation", "done"), [(dictionary, "DICT_UPDATE", True), (looped, "DICT_UPDATE", False)]
+)
+def test_operations_of_byte_code(function, operation, done):
+    assert does(function.__code__, operation) is done
+
+
+@pytest.mark.parametrize(("function", "handled"), [(entered, True), (tried, True), (looped, False), (listed, False)])
+def test_who_handles_exceptions(function, handled):
+    assert handles_exceptions(function.__code__) is handled
 
 
 @pytest.mark.parametrize(("function", "made"), [(listed, True), (comprehended, True), (tried, False), (entered, False)])
