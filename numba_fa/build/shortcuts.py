@@ -51,7 +51,7 @@ def _replacements() -> Iterator[Replacement]:
     yield from shortcuts_variables.replacements(target)
     yield from shortcuts_passes.replacements()
     yield from shortcuts_contexts.replacements()
-    yield from shortcuts_types.replacements()
+    yield from shortcuts_types.replacements(typing)
 
 
 @contextmanager

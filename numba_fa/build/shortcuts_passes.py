@@ -106,10 +106,11 @@ def _arrays_of_lists() -> Replacement:
 
 
 def _rewrites_of_what_is_there() -> Iterator[Replacement]:
-    """Of with and of long dictionaries byte code is rewritten, where it has any."""
-    from numba.cuda.core import interpreter
+    """With and long dictionaries are looked for and rewritten where byte code has any."""
+    from numba.cuda.core import interpreter, transforms
 
     leave, fuse = interpreter.peep_hole_delete_with_exit, interpreter.peep_hole_fuse_dict_add_updates
+    find = transforms.find_setupwiths
 
     def delete_with_exit(code: Any) -> Any:
         return leave(code) if handles_exceptions(code.func_id.code) else code
@@ -117,6 +118,10 @@ def _rewrites_of_what_is_there() -> Iterator[Replacement]:
     def fuse_dict_add_updates(code: Any) -> Any:
         return fuse(code) if does(code.func_id.code, "DICT_UPDATE") else code
 
+    def find_setupwiths(code: Any) -> Any:
+        return find(code) if handles_exceptions(code.func_id.code) else ([], code)
+
+    yield transforms, "find_setupwiths", find_setupwiths
     yield interpreter, "peep_hole_delete_with_exit", delete_with_exit
     yield interpreter, "peep_hole_fuse_dict_add_updates", fuse_dict_add_updates
 

@@ -8,11 +8,27 @@ from typing import Any
 from numba_fa.build.shortcuts_passes import Replacement
 
 
-def replacements() -> Iterator[Replacement]:
+def replacements(typing: Any) -> Iterator[Replacement]:
     """(owner, attribute, what to put there)."""
+    yield _calls_resolved_once(typing)
     yield from _kinds_without_abc()
     yield from _variables_at_once()
     yield _numbers_are_no_arrays()
+
+
+def _calls_resolved_once(typing: Any) -> Replacement:
+    """What a call of a type of function or class is, asked at each call: once a type."""
+    owner = type(typing)
+    resolve, known = owner.resolve_getattr, dict[Any, Any]()
+
+    def resolve_getattr(self: Any, kind: Any, name: str) -> Any:
+        if name != "__call__" or self is not typing:
+            return resolve(self, kind, name)
+        if kind not in known:
+            known[kind] = resolve(self, kind, name)
+        return known[kind]
+
+    return owner, "resolve_getattr", resolve_getattr
 
 
 def _kinds_without_abc() -> Iterator[Replacement]:

@@ -27,7 +27,8 @@ REPLACED = {
     ("_TypeMetaclass", "__subclasscheck__"), ("TypeVarMap", "__missing__"), ("TypeVarMap", "__getitem__"),
     ("numba.cuda.core.interpreter", "peep_hole_delete_with_exit"),
     ("numba.cuda.core.interpreter", "peep_hole_fuse_dict_add_updates"), ("NumpyRulesArrayOperator", "generic"),
-    ("Lower", "_find_singly_assigned_variable"),
+    ("Lower", "_find_singly_assigned_variable"), ("CUDATypingContext", "resolve_getattr"),
+    ("numba.cuda.core.transforms", "find_setupwiths"),
 }  # fmt: skip
 
 
