@@ -2,8 +2,9 @@
 
 A kernel is some forty device functions. For each call in each of them Numba tries the callee's overloads one after
 the other, and words a message for each that does not fit; before each function and each intrinsic it goes through all
-its registries; it works out which variables live nine times a function, and needs that three times. What a function
-is compiled into stays what it was: `tests/build/test_shortcuts.py` compares. Measured: docs/findings/0010.
+its registries; it works out which variables live nine times a function, to do nothing at the ends of their lives; it is
+ready for errors, warnings and a log at each instruction. What a function is compiled into stays what it was:
+`tests/build/test_shortcuts.py` compares. Measured: docs/findings/0010.
 
 All of this reaches into Numba-CUDA, so it is for the version that it was written for; with another one Numba does as ever.
 """
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from numba_fa.build import shortcuts_passes
+from numba_fa.build import shortcuts_contexts, shortcuts_passes, shortcuts_types, shortcuts_variables
 from numba_fa.build.fingerprint import versions
 from numba_fa.build.shortcuts_passes import Replacement
 
@@ -45,18 +46,18 @@ def _replacements() -> Iterator[Replacement]:
     yield _refresh_when_grown(typing)
     yield _refresh_when_grown(target)
     yield _resolve_once(typing)
-    yield _lifetimes_when_wanted()
-    yield _variables_by_kind()
     yield _options_at_once()
     yield _size_once(type(target))
-    yield _leave_what_is_over()
+    yield from shortcuts_variables.replacements(target)
     yield from shortcuts_passes.replacements()
+    yield from shortcuts_contexts.replacements()
+    yield from shortcuts_types.replacements(typing)
 
 
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     inherited = name not in vars(owner)
-    before = getattr(owner, name)
+    before = vars(owner).get(name)
     setattr(owner, name, value)
     try:
         yield
@@ -145,65 +146,6 @@ def _resolve_once(typing: Any) -> Replacement:
     return owner, "get_call_type", resolve_once
 
 
-def _lifetimes_when_wanted() -> Replacement:
-    """Which variables live where is worked out when it is asked for, and not after every pass."""
-    from numba.cuda.core import transforms
-    from numba.cuda.core.postproc import PostProcessor, VariableLifetime
-
-    run = PostProcessor.run
-
-    def lean(self: Any, emit_dels: bool = False, extend_lifetimes: bool = False) -> None:
-        code = self.func_ir
-        if code.is_generator:
-            return run(self, emit_dels, extend_lifetimes)
-        code.blocks = transforms.canonicalize_cfg(code.blocks)
-        code.variable_lifetime = VariableLifetime(code.blocks)
-        code.generator_info = None
-        if emit_dels:
-            self._insert_var_dels(extend_lifetimes=extend_lifetimes)
-
-    return PostProcessor, "run", lean
-
-
-def _variables_by_kind() -> Replacement:
-    """What of an instruction's parts is a variable: told by the part's type, which is looked into once."""
-    from numba.cuda.core import ir
-
-    kinds: dict[type, int] = {}
-    variable, instruction, sequence, mapping = 1, 2, 3, 4
-    families = (ir.var_types, variable), (ir.inst_types, instruction), ((list, tuple), sequence), (dict, mapping)
-
-    def kind_of(part: Any) -> int:
-        kind = kinds.get(type(part))
-        if kind is None:
-            kind = kinds[type(part)] = next((number for family, number in families if isinstance(part, family)), 0)
-        return kind
-
-    def collect(part: Any, kind: int, found: list[Any]) -> None:
-        if kind == variable:
-            found.append(part)
-        elif kind == instruction:
-            found += part.list_vars()
-        else:
-            for item in part if kind == sequence else part.values():
-                inner = kinds.get(type(item))
-                if inner is None:
-                    inner = kind_of(item)
-                if inner == variable:
-                    found.append(item)
-                elif inner:
-                    collect(item, inner, found)
-
-    def variables(self: Any, part: Any) -> list[Any]:
-        found: list[Any] = []
-        kind = kind_of(part)
-        if kind:
-            collect(part, kind, found)
-        return found
-
-    return ir.Inst, "_rec_list_vars", variables
-
-
 def _options_at_once() -> Replacement:
     """A function's options, of which each pass wants all, taken together and not one by one."""
     from numba.cuda.core.targetconfig import TargetConfig
@@ -229,19 +171,3 @@ def _size_once(owner: Any) -> Replacement:
         return sizes[kind]
 
     return owner, "get_abi_sizeof", get_abi_sizeof
-
-
-def _leave_what_is_over() -> Replacement:
-    """The end of a variable's life is no code where nothing is counted."""
-    from numba.cuda.lowering import CUDALower
-
-    delete = CUDALower.delvar
-
-    def delvar(self: Any, name: str) -> None:
-        if self.context.enable_nrt or self._disable_sroa_like_opt or name in self.poly_var_set:
-            return delete(self, name)
-        if name not in self._blk_local_varmap:
-            self._singly_assigned_vars.discard(name)
-        self._alloca_var(name, self.typeof(name))
-
-    return CUDALower, "delvar", delvar

@@ -1,13 +1,14 @@
-"""More of `shortcuts`: what Numba-CUDA does around each of its 26 passes over a function; a kernel has 33 functions."""
+"""More of `shortcuts`: what Numba-CUDA does around each of its 26 passes over a function, and in a few of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
-from types import BuiltinFunctionType
+from opcode import opmap
+from types import BuiltinFunctionType, CodeType
 from typing import Any
 
-Replacement = tuple[Any, str, Callable[..., Any]]
+Replacement = tuple[Any, str, Any]
 
 
 def replacements() -> Iterator[Replacement]:
@@ -15,7 +16,10 @@ def replacements() -> Iterator[Replacement]:
     yield _signature_once()
     yield _passes_alone()
     yield _builtins_by_name()
-    yield from _uses_by_kind()
+    yield _order_once()
+    yield _no_exceptions_where_none()
+    yield _arrays_of_lists()
+    yield from _rewrites_of_what_is_there()
 
 
 def _signature_once() -> Replacement:
@@ -60,46 +64,74 @@ def _builtins_by_name() -> Replacement:
     return CUDATypingContext, "resolve_value_type", resolve_value_type
 
 
-def _uses_by_kind() -> Iterator[Replacement]:
-    """Which variables a block uses and defines: an assignment's looked for once, and not to see what is defined as well."""
-    from numba.cuda import lowering
-    from numba.cuda.core import analysis, ir
-    from numba.cuda.core.ir_utils import compat_list_vars_stmt
+def _order_once() -> Replacement:
+    """What each pass of a sequence depends on: for the same sequence worked out once, and not four times a function."""
+    from numba.cuda.core.compiler_machinery import PassManager
 
-    plain, kinds = analysis.compute_use_defs, dict[tuple[type, type], int]()
-    instruction, variable, nothing, other = 1, 2, 3, 4
-    constants = ir.arg_types, ir.const_types, ir.global_types, ir.freevar_types
-    families = (ir.inst_types, instruction), (ir.var_types, variable), *[(family, nothing) for family in constants]
+    analyse, known = PassManager.dependency_analysis, dict[Any, Any]()
 
-    def kind_of(statement: Any, value: Any) -> int:
-        if not isinstance(statement, ir.assign_types):
-            return other
-        return next(number for family, number in families if isinstance(value, family))
+    def dependency_analysis(self: Any) -> Any:
+        sequence = tuple(one for one, _ in self.passes)
+        if sequence not in known:
+            known[sequence] = analyse(self)
+        return known[sequence]
 
-    def compute_use_defs(blocks: Any) -> Any:
-        if analysis.ir_extension_usedefs:
-            return plain(blocks)
-        uses: dict[Any, set[str]] = {}
-        defines: dict[Any, set[str]] = {}
-        for offset, block in blocks.items():
-            used, defined = uses.setdefault(offset, set()), defines.setdefault(offset, set())
-            for statement in block.body:
-                value: Any = getattr(statement, "value", None)
-                key = type(statement), type(value)
-                kind = kinds.get(key) or kinds.setdefault(key, kind_of(statement, value))
-                if kind == instruction:
-                    names = {one.name for one in value.list_vars()}
-                elif kind == variable:
-                    names = {value.name}
-                elif kind == nothing:
-                    names = set()
-                else:
-                    used.update(one.name for one in compat_list_vars_stmt(statement) if one.name not in defined)
-                    continue
-                if statement.target.name not in names:
-                    defined.add(statement.target.name)
-                used |= names - defined
-        return analysis._use_defs_result(usemap=uses, defmap=defines)
+    return PassManager, "dependency_analysis", dependency_analysis
 
-    yield analysis, "compute_use_defs", compute_use_defs
-    yield lowering, "compute_use_defs", compute_use_defs
+
+def _no_exceptions_where_none() -> Replacement:
+    """After each instruction of bytecode: whether an exception would be handled, where the function handles any."""
+    from numba.cuda.core.byteflow import Flow
+
+    handle = Flow._run_handle_exception
+
+    def run_handle_exception(self: Any, runner: Any, state: Any) -> Any:
+        if getattr(self._bytecode, "exception_entries", True):
+            return handle(self, runner, state)
+        state.advance_pc()
+
+    return Flow, "_run_handle_exception", run_handle_exception
+
+
+def _arrays_of_lists() -> Replacement:
+    """Arrays made of lists of constants are looked for where a list is made."""
+    from numba.cuda.core.inline_closurecall import RewriteArrayOfConsts
+
+    match = RewriteArrayOfConsts.match
+
+    def match_lists(self: Any, code: Any, block: Any, *types: Any) -> Any:
+        return any(block.find_exprs("build_list")) and match(self, code, block, *types)
+
+    return RewriteArrayOfConsts, "match", match_lists
+
+
+def _rewrites_of_what_is_there() -> Iterator[Replacement]:
+    """With and long dictionaries are looked for and rewritten where byte code has any."""
+    from numba.cuda.core import interpreter, transforms
+
+    leave, fuse = interpreter.peep_hole_delete_with_exit, interpreter.peep_hole_fuse_dict_add_updates
+    find = transforms.find_setupwiths
+
+    def delete_with_exit(code: Any) -> Any:
+        return leave(code) if handles_exceptions(code.func_id.code) else code
+
+    def fuse_dict_add_updates(code: Any) -> Any:
+        return fuse(code) if does(code.func_id.code, "DICT_UPDATE") else code
+
+    def find_setupwiths(code: Any) -> Any:
+        return find(code) if handles_exceptions(code.func_id.code) else ([], code)
+
+    yield transforms, "find_setupwiths", find_setupwiths
+    yield interpreter, "peep_hole_delete_with_exit", delete_with_exit
+    yield interpreter, "peep_hole_fuse_dict_add_updates", fuse_dict_add_updates
+
+
+def handles_exceptions(code: CodeType) -> bool:
+    """Whether a function handles exceptions, as leaving a with does. Before Python 3.11 nobody tells."""
+    return bool(getattr(code, "co_exceptiontable", True))
+
+
+def does(code: CodeType, *names: str) -> bool:
+    """Whether a function's byte code has one of these operations."""
+    operations = code.co_code[::2]
+    return any(opmap[name] in operations for name in names)

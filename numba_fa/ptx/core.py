@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.ir.instructions import InsertValue
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
@@ -119,8 +120,13 @@ def tied_assembly(builder: Any, fragment: Sequence[Any], inputs: Sequence[Any], 
 
 
 def unpack(builder: Any, value: Any) -> list[Any]:
-    """The elements of a Numba tuple value."""
-    return [builder.extract_value(value, i) for i in range(len(value.type))]
+    """The elements of a Numba tuple value; of one that was put together here, what it was put together of."""
+    known: dict[int, Any] = {}
+    whole = value
+    while isinstance(whole, InsertValue) and len(whole.indices) == 1:
+        known.setdefault(whole.indices[0], whole.value)
+        whole = whole.aggregate
+    return [known[i] if i in known else builder.extract_value(value, i) for i in range(len(value.type))]
 
 
 def pack(context: Any, builder: Any, numba_type: Any, values: Sequence[Any]) -> Any:

@@ -19,6 +19,16 @@ REPLACED = {
     ("CUDATargetContext", "get_abi_sizeof"), ("CUDALower", "delvar"), ("numba.cuda.utils", "pysignature"),
     ("CUDATypingContext", "resolve_value_type"), ("PassManager", "_runPass"),
     ("numba.cuda.core.analysis", "compute_use_defs"), ("numba.cuda.lowering", "compute_use_defs"),
+    ("PostProcessor", "_insert_var_dels"), ("PassManager", "dependency_analysis"), ("Flow", "_run_handle_exception"),
+    ("RewriteArrayOfConsts", "match"), ("WarningsFixer", "catch_warnings"), ("numba.cuda.core.errors", "new_error_context"),
+    ("numba.cuda.core.typeinfer", "new_error_context"), ("numba.cuda.lowering", "new_error_context"),
+    ("numba.cuda.core.byteflow", "_logger"), ("numba.cuda.core.interpreter", "_logger"), ("numba.cuda.core.ssa", "_logger"),
+    ("numba.cuda.core.typeinfer", "_logger"), ("_TypeMetaclass", "__instancecheck__"),
+    ("_TypeMetaclass", "__subclasscheck__"), ("TypeVarMap", "__missing__"), ("TypeVarMap", "__getitem__"),
+    ("numba.cuda.core.interpreter", "peep_hole_delete_with_exit"),
+    ("numba.cuda.core.interpreter", "peep_hole_fuse_dict_add_updates"), ("NumpyRulesArrayOperator", "generic"),
+    ("Lower", "_find_singly_assigned_variable"), ("CUDATypingContext", "resolve_getattr"),
+    ("numba.cuda.core.transforms", "find_setupwiths"),
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from numba.cuda import types
 from numba_fa.build.compiler import _capability, _compiling_for, _link, _lower
 from numba_fa.emulator.translate import Translator
 from numba_fa.jit import TOKENS, KernelSource, cuda, device
-from numba_fa.ptx.core import I32, floats, ir, make, pack, unpack
+from numba_fa.ptx.core import F32, I32, floats, ir, make, pack, unpack
 from numba_fa.ptx.elementwise import (
     index,
     make_chain,
@@ -214,3 +214,12 @@ def test_scalars_in_a_kernels_own_source(tokens):
     memory, translated = np.array([2.0, 0.0, 0.0], np.float32), Translator().function(elements)
     translated(memory, 0, 1, 2, 5, np.array([[0.5, 0.25]], np.float32), 1)
     assert memory.tolist() == [1.5, 0.0, 2.5]
+
+
+def test_what_was_put_together_is_not_taken_apart():
+    kind = ir.FunctionType(ir.VoidType(), [ir.ArrayType(F32, 3), F32])
+    whole, part = (function := ir.Function(ir.Module(), kind, "f")).args
+    builder = ir.IRBuilder(function.append_basic_block())
+    changed = builder.insert_value(builder.insert_value(whole, ir.Constant(F32, 0.0), 2), part, 2)
+    first, second, third = unpack(builder, changed)
+    assert third is part and [first.opname, second.opname] == ["extractvalue"] * 2
