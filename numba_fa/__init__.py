@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numba_fa.blocks import block_mask
     from numba_fa.compat import flash_attn_func
     from numba_fa.emulator.call import emulate
-    from numba_fa.errors import CompileError, LaunchError, ProblemError, StoreWarning, UnsupportedError
+    from numba_fa.errors import CompileError, FunctionError, LaunchError, ProblemError, StoreWarning, UnsupportedError
     from numba_fa.problem.biases import ALiBi, DenseBias, ScoreMod, Softcap, T5Bias
     from numba_fa.problem.masks import (
         All,
@@ -46,6 +46,7 @@ _HOMES = {
     ),
     **dict.fromkeys(("ALiBi", "DenseBias", "ScoreMod", "Softcap", "T5Bias"), "problem.biases"),
     "CompileError": "errors",
+    "FunctionError": "errors",
     "LaunchError": "errors",
     "ProblemError": "errors",
     "StoreWarning": "errors",
@@ -53,8 +54,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "ALiBi", "All", "Any", "BlockMask", "Causal", "CompileError", "DenseBias", "Document", "Full", "Gradients",
-    "KeyPadding", "LaunchError", "MaskMod", "PrefixLM", "ProblemError", "ScoreMod", "SlidingWindow", "Softcap",
+    "ALiBi", "All", "Any", "BlockMask", "Causal", "CompileError", "DenseBias", "Document", "Full", "FunctionError",
+    "Gradients", "KeyPadding", "LaunchError", "MaskMod", "PrefixLM", "ProblemError", "ScoreMod", "SlidingWindow", "Softcap",
     "StoreWarning", "T5Bias", "UnsupportedError", "attention", "attention_backward", "block_mask", "emulate",
     "explain", "flash_attn_func", "plan",
 ]  # fmt: skip

@@ -33,6 +33,10 @@ class CompileError(RuntimeError):
     """A kernel did not compile, or compiled into something that must not run (serialised wgmma, ignored setmaxnreg)."""
 
 
+class FunctionError(RuntimeError):
+    """A mask or score function raised an exception while a kernel of the CPU ran, as an index outside a tuple does."""
+
+
 class LaunchError(RuntimeError):
     """The CUDA driver refused to load or launch a kernel; the message carries the driver's name for the error."""
 

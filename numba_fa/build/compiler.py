@@ -65,9 +65,9 @@ def _lowered(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch: str,
     """What the factory makes, and that typed and lowered into Numba's code library; CompileError for a user's mistake."""
     functions = functions_of(key.mask, key.bias)
     if functions:
-        from numba_fa.jit import TOKENS, device
+        from numba_fa.jit import device
 
-        check_functions(functions, device, TOKENS)
+        check_functions(functions, device, _Scalars())
     try:
         source = factory(key)
         return source, _lower(source, arch, lto)
@@ -75,6 +75,17 @@ def _lowered(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch: str,
         if functions and type(error).__module__.startswith("numba."):
             raise explain_compile_error(error, functions) from error
         raise
+
+
+class _Scalars(dict[str, Any]):
+    """What a user's function sees of launch arguments, by token: the scalars that kernels call it with."""
+
+    def __missing__(self, token: str) -> Any:
+        import numba_fa.scalar.register  # noqa: F401  (tells the compiler of them)
+        from numba_fa.jit import TOKENS
+        from numba_fa.scalar.types import scalar_of
+
+        return scalar_of(TOKENS[token], fast=False)
 
 
 @contextmanager

@@ -57,6 +57,7 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     **_functions_of_math(),
     **{value: _of_numbers(value) for value in vars(np).values() if isinstance(value, np.ufunc)},
     np.clip: _of_numbers(np.clip),
+    np.where: lambda condition, x, y: x if condition else y,
 }
 # A number type -> the cast that it is on the device, where wholes have 32 bits as `int` here and fractions too.
 CASTS: dict[Any, Any] = {float: np.float32, np.float64: np.float32} | {

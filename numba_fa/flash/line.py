@@ -218,5 +218,5 @@ class _Array:
             raise _Bent
         return _Number(f"{self.name}[{', '.join(each.value for each in numbers)}]", self.bends)
 
-    __eq__ = __ne__ = __bool__ = _refuse  # type: ignore[assignment]
+    __eq__ = __ne__ = __bool__ = __iter__ = _refuse  # type: ignore[assignment]
     __hash__ = None  # type: ignore[assignment]

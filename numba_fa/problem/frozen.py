@@ -21,6 +21,13 @@ _FLAGS = 0x04 | 0x08 | 0x20 | 0x80 | 0x200  # *args, **kwargs, generator, corout
 _DEREF = frozenset(dis.hasfree)
 _CONST = frozenset(dis.hasconst)
 _NAME = frozenset(dis.hasname)
+# What compilers refuse less clearly or, of exceptions, do not pass on: a kernel's threads have nobody to raise to.
+_REFUSED = {
+    "RAISE_VARARGS": "raises an exception, and none leaves a kernel; return a number such as math.nan in its place",
+    "PUSH_EXC_INFO": "has a try or with statement, and there are no exceptions in a kernel",
+    "STORE_GLOBAL": "writes to a global variable; only local ones can be written",
+    "IMPORT_NAME": "imports a module; import it outside of the function",
+}
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...))
 # Functions of these packages stand for themselves: compilers know them, and they change with versions only.
 _KNOWN = ("builtins", "math", "cmath", "operator", "_operator", "numpy", "numba", "ml_dtypes")
@@ -148,11 +155,11 @@ class _Freezer:
         words = [*reader.words(code), *[self.word(value, "a default", label) for value in defaults]]
         if code.co_flags & (0x20 | 0x80 | 0x200):
             self.faults.append(f"{label} is a generator or a coroutine; a function that returns a value is wanted")
-        if code.co_kwonlyargcount:
-            self.faults.append(f"{label} has keyword-only parameters; positional ones are wanted")
+        if code.co_kwonlyargcount or code.co_flags & 0x08:
+            self.faults.append(f"{label} has keyword-only parameters or **keywords; positional ones are wanted")
         most = float("inf") if code.co_flags & 0x04 else code.co_argcount
         return Frozen(
-            code, function.__name__, function.__module__ or "", defaults, reader.globals, tuple(cells.values()),
+            code, function.__name__, function.__module__ or "__main__", defaults, reader.globals, tuple(cells.values()),
             (code.co_argcount - len(defaults), most), hashlib.sha256(repr(words).encode()).digest(),
         )  # fmt: skip
 
@@ -206,8 +213,11 @@ class _Reader:
         """One word an instruction; then what else of the code counts."""
         module = None  # the one that the last instruction loaded
         for step in dis.get_instructions(code):
+            if step.opname in _REFUSED:
+                self._freezer.faults.append(f"{self._label} {_REFUSED[step.opname]}{_line_of(step)}")
             if step.opcode in _CONST:
-                yield step.opname, self._constant(step.argval)
+                value = code.co_consts[step.arg or 0] if step.opname == "KW_NAMES" else step.argval  # 3.11 gives no argval
+                yield step.opname, self._constant(value)
             elif step.opcode in _DEREF:
                 yield step.opname, self._variable(step.argval, code)
             elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
@@ -262,6 +272,12 @@ class _Reader:
             )
             return None
         return value
+
+
+def _line_of(step: dis.Instruction) -> str:
+    """Where an instruction is written; nothing where it is on no line, as handlers of exceptions begin."""
+    line = getattr(step.positions, "lineno", None)
+    return f" (line {line})" if line else ""
 
 
 def _known(value: Any) -> bool:

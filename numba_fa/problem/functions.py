@@ -44,11 +44,14 @@ class UserFunction:
         """The function, and each one that it calls, passed through `jit` (such as Numba's njit, or nothing at all).
 
         What it refers to is bound as it was when it was declared. Of parameters beyond the aux arguments, such as
-        `limit=limit` in a lambda, the defaults are filled in: Numba compiles a function for all of its parameters.
+        `limit=limit` in a lambda, the defaults are filled in, and `*aux` is spread: Numba compiles a function for all of
+        its parameters.
         """
         function, given = rebuild(self.frozen, jit), len(PARAMETERS[self.role]) + len(self.tokens)
-        beyond = self.frozen.code.co_argcount - given
-        return jit(_filled(function, given, self.frozen.defaults[-beyond:])) if beyond > 0 else function
+        beyond = max(self.frozen.code.co_argcount - given, 0)
+        if not beyond and self.frozen.parameters[1] == given:
+            return function
+        return jit(_filled(function, given, self.frozen.defaults[-beyond:] if beyond else ()))
 
 
 def _filled(function: Any, given: int, values: tuple[Any, ...]) -> Callable[..., Any]:

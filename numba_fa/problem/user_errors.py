@@ -19,6 +19,26 @@ _NOISE = re.compile(
 )
 _PLACE = re.compile(r'(?:File "(?P<file>[^"]+)", line (?P<line>\d+)|(?:at|from) (?P<at>\S+) \((?P<number>\d+)\))')
 _CALL = re.compile(r"No implementation of function (?P<name>.+?) found")
+_MEMORY = "a list or an array is made here, and there is no memory for one on a GPU; a tuple may do"
+# What Numba says -> what it means to a user.
+_CLEARER = (
+    (re.compile(r"(?:Function resolution .* function ')?<(?:built-in function|ufunc) '?(\w+)'?>.*"),
+     r"Numba knows no \1() here"),
+    (re.compile(r"Unknown attribute '(\w+)' of type Module\(<module '(?:math|numpy)'.*"), r"Numba knows no \1() here"),
+    (re.compile(r"NRT required but not enabled|Unknown attribute 'append' of type list\(undefined\).*"), _MEMORY),
+    (re.compile(r"Numba knows no setitem\(array.*"), r"\g<0>: arrays of aux are only read"),
+    (re.compile(r"Unknown attribute '(\w+)' of type Module\(<module '(\w+)'.*"),
+     r"\2.\1 is not compiled; Python's own functions, math's and NumPy's are"),
+)  # fmt: skip
+# Compilers' names of types -> those that the user's function is described with.
+_TYPES = (
+    (re.compile(r"Stored\((\w+), \w+(?:\(\w+\))?\)"), r"\1"),
+    (re.compile(r"\b(?:Real|Dual)\b(?:\(\w+\))?"), "float32"),
+    (re.compile(r"\b(?:Index|Position)\b"), "int32"),
+    (re.compile(r"Literal\[(\w+)\]\([^)]*\)"), r"\1"),
+    (re.compile(r"\bOptionalType\((\w+)\)"), r"\1 or None"),
+    (re.compile(r"\b(?:unaligned |readonly )+"), ""),
+)
 
 
 def check_functions(functions: Sequence[UserFunction], jit: Callable[[Any], Any], tokens: Mapping[str, Any]) -> None:
@@ -34,8 +54,8 @@ def check_functions(functions: Sequence[UserFunction], jit: Callable[[Any], Any]
             result = _return_type(user.built(jit), tuple(types))
         except Exception as error:  # Numba's own mistakes too: whatever it stumbles over here is the user's function
             raise explain_compile_error(error, [user]) from error
-        words = str(result)
-        fits = words in ("bool", "bool_") if user.role == "mask" else re.fullmatch(r"u?int\d+|float\d+", words)
+        words = _plain_types(str(result))
+        fits = words in ("bool", "bool_") if user.role == "mask" else re.fullmatch(r"u?int\d*|float\d+", words)
         if not fits:
             wanted = "a bool, such as a comparison gives," if user.role == "mask" else "a number, the new score,"
             raise CompileError(f"the {user.role} function {user.frozen.label} returns {words}; {wanted} is wanted")
@@ -56,12 +76,13 @@ def explain_compile_error(error: BaseException, functions: Sequence[UserFunction
     """
     text = str(error)
     place = _place(text, error, functions)
-    head = "a mask or score function does not compile"
+    named = " or ".join(f"the {user.role} function {user.frozen.label}" for user in functions)
+    head = f"{named} does not compile"
     if place:
         user, file, line = place
         source = linecache.getline(file, line).strip()
         head = f"the {user.role} function {user.frozen.label} does not compile\n  {file}:{line}: {source}"
-    return CompileError(f"{head}\n  {_message(text)}")
+    return CompileError(f"{head}\n  {_message(text or type(error).__name__)}")
 
 
 def _place(text: str, error: BaseException, functions: Sequence[UserFunction]) -> tuple[UserFunction, str, int] | None:
@@ -100,7 +121,18 @@ def _message(text: str) -> str:
     call = list(_CALL.finditer(text))
     if call:
         tried = re.search(r">>> (.+)", text[call[-1].start() :])
-        return f"Numba knows no {tried[1].strip() if tried else call[-1]['name']}"
-    lines = [line.strip() for line in text.splitlines()]
-    told = next((line for line in lines if not _NOISE.match(line)), lines[0] if lines else "no message")
-    return re.sub(r"\. Raised from .*", "", told)
+        told = f"Numba knows no {tried[1].strip() if tried else call[-1]['name']}"
+    else:
+        lines = [line.strip() for line in text.splitlines()]
+        told = next((line for line in lines if not _NOISE.match(line)), lines[0] if lines else "no message")
+        told = re.sub(r"\. Raised from .*", "", told)
+    told = _plain_types(told)
+    for pattern, clearer in _CLEARER:
+        told = pattern.sub(clearer, told)
+    return told
+
+
+def _plain_types(text: str) -> str:
+    for pattern, plain in _TYPES:
+        text = pattern.sub(plain, text)
+    return text

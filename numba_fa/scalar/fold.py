@@ -50,7 +50,8 @@ class FloatsToReals(Rewrite):  # type: ignore[misc]
     """Float constants, and what is computed from constants alone, as Reals."""
 
     def __init__(self, state: Any) -> None:
-        self._ours = any(isinstance(each, ScalarType) for each in state.args)
+        arguments = state.args or ()  # a nested function that is to be inlined has none yet
+        self._ours = any(isinstance(each, ScalarType) for each in arguments)
 
     def match(self, func_ir: Any, block: Any, typemap: Any, calltypes: Any) -> bool:
         """Find the floats of a block that are known now."""

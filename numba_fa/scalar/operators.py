@@ -69,7 +69,7 @@ def _first_of_equals(*operands: Any) -> tuple[Any, ...]:
     return tuple(partials)
 
 
-_EXTREMES = {"arities": (2, 3, 4), "partials": _first_of_equals}
+_EXTREMES = {"arities": tuple(range(2, 9)), "partials": _first_of_equals}
 
 OPERATORS = (
     _binary("add", np.add, real=lambda a, b: a + b, index=lambda a, b: a + b, partials=lambda a, b, y: (1.0, 1.0)),

@@ -143,15 +143,29 @@ def _typing_of_range(context: Any, args: Any) -> Any:
 
 
 def _typing_of_where(context: Any, args: Any) -> Any:
-    if len(args) != 3 or not isinstance(args[0], types.Boolean):
+    if len(args) != 3:
         return None
-    meeting = joined(list(args[1:]))
-    return None if meeting is None else signature(meeting, types.boolean, meeting, meeting)
+    truth = types.boolean if isinstance(args[0], types.Boolean) else joined(args[:1])
+    two_truths = all(isinstance(each, types.Boolean) for each in args[1:])
+    meeting = types.boolean if two_truths else joined(args[1:])
+    return None if truth is None or meeting is None else signature(meeting, truth, meeting, meeting)
 
 
 @lowering.lower(np.where, types.Boolean, ScalarType, ScalarType)
+@lowering.lower(np.where, ScalarType, ScalarType, ScalarType)
+@lowering.lower(np.where, types.Boolean, types.Boolean, types.Boolean)
+@lowering.lower(np.where, ScalarType, types.Boolean, types.Boolean)
 def _where(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    return builder.select(*args)
+    return builder.select(_truth(builder, sig.args[0], args[0]), *args[1:])
+
+
+def _truth(builder: Any, numba_type: Any, value: Any) -> Any:
+    """Whether a truth value or a number counts as true."""
+    if isinstance(numba_type, types.Boolean):
+        return value
+    number = read(builder, numba_type, value)
+    number = number[0] if isinstance(number, tuple) else number
+    return (number.compare("!=", 0) if isinstance(numba_type, IndexType) else number.differs(0.0)).value
 
 
 @lowering.lower_cast(IndexType, StoredType)
@@ -201,7 +215,7 @@ def register() -> None:
         _register_row(row)
     _template(operator.getitem, _typing_of_getitem)
     _template(range, _typing_of_range)
-    _template(np.where, _typing_of_where, ours=(types.Boolean,))
+    _template(np.where, _typing_of_where, ours=(types.Boolean, ScalarType))
     make_range_impl(_LOOP, types.RangeType(_LOOP), types.RangeType(_LOOP).iterator_type)
     typing.register_attr(_NumberClassCall)
 

@@ -1,5 +1,8 @@
 """Users' functions in the compiler: mistakes in their own words, and machine code that follows every edit."""
 
+import math
+import time
+
 import numpy as np
 import pytest
 
@@ -42,15 +45,26 @@ def two_types(b, h, q_idx, kv_idx):
     return (1, 2)
 
 
-def imports(b, h, q_idx, kv_idx):
-    import os
+def lists(b, h, q_idx, kv_idx):
+    seen = [q_idx, kv_idx]
+    return seen[0] == 1
 
-    return os is None
+
+def no_gpus(b, h, q_idx, kv_idx):
+    return math.gcd(q_idx, kv_idx) == 1
 
 
-def opens(b, h, q_idx, kv_idx):
-    with open("x") as file:
-        return file is None
+def of_a_module(b, h, q_idx, kv_idx):
+    return time.time() > q_idx
+
+
+def writes(b, h, q_idx, kv_idx, table):
+    table[b] = q_idx
+    return q_idx > kv_idx
+
+
+def summed(b, h, q_idx, kv_idx, table):
+    return table.sum() > 0
 
 
 # function, aux, what the message holds: the user's line and what is wrong with it
@@ -59,9 +73,12 @@ MISTAKES = [
     (calls_helper, (), ["return x.nothing", "'nothing'", "int32"]),
     (two_indices, (TABLE,), ["return table[b, h] > 0", "knows no getitem(", "1d"]),
     (two_types, (), ["return", "unify", "Tuple"]),
-    (imports, (), ["def imports", "IMPORT_NAME"]),
     (sorts, (), ["sorts"]),
-    (opens, (), ["opens"]),
+    (lists, (), ["seen = [q_idx, kv_idx]", "no memory for one on a GPU"]),
+    (no_gpus, (), ["math.gcd(q_idx, kv_idx)", "Numba knows no gcd() here"]),
+    (of_a_module, (), ["time.time() > q_idx", "time.time is not compiled; Python's own functions, math's and NumPy's are"]),
+    (writes, (TABLE,), ["table[b] = q_idx", "arrays of aux are only read"]),
+    (summed, (TABLE,), ["table.sum() > 0", "NotImplementedError"]),
 ]
 
 
@@ -99,13 +116,14 @@ def test_a_mistake_is_told_in_the_users_words(function, aux, words):
 
 
 @pytest.mark.parametrize(("make", "words"), [
-    (lambda: MaskMod(lambda b, h, i, j: i + 0.5), ["returns float64", "a bool"]),
+    (lambda: MaskMod(lambda b, h, i, j: i + 0.5), ["returns float32", "a bool"]),
     (lambda: MaskMod(lambda b, h, i, j: i & j), ["returns int", "a bool"]),
     (lambda: MaskMod(lambda b, h, i, j: None), ["returns none", "a bool"]),
     (lambda: MaskMod(lambda b, h, i, j: (i, j)), ["returns UniTuple", "a bool"]),
     (lambda: ScoreMod(lambda score, b, h, i, j: score > 0), ["returns bool", "a number"]),
     (lambda: ScoreMod(lambda score, b, h, i, j: None), ["returns none", "a number"]),
-    (lambda: ScoreMod(lambda score, b, h, i, j: score + 1j), ["returns complex", "a number"]),
+    (lambda: ScoreMod(lambda score, b, h, i, j: score if i > j else None), ["returns float32 or None", "a number"]),
+    (lambda: ScoreMod(lambda score, b, h, i, j: score + 1j), ["knows no add(float32, complex"]),
 ])  # fmt: skip
 def test_a_wrong_return_type_is_told(make, words):
     declared = make()
@@ -118,7 +136,7 @@ def test_a_wrong_return_type_is_told(make, words):
 
 @pytest.mark.parametrize("make", [
     lambda: ScoreMod(lambda score, b, h, i, j: i - j), lambda: ScoreMod(lambda score, b, h, i, j: score * 2.0),
-    lambda: ScoreMod(lambda score, b, h, i, j: 0.0),
+    lambda: ScoreMod(lambda score, b, h, i, j: 0.0), lambda: ScoreMod(lambda score, b, h, i, j: 3),
 ])  # fmt: skip
 def test_any_real_number_is_a_score(make):
     from numba_fa.problem.user_errors import check_functions

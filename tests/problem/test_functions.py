@@ -202,7 +202,7 @@ def test_every_fault_is_told_at_once():
 @pytest.mark.parametrize(("function", "word"), [
     (lambda b, h, i: True, "takes 3 arguments, and is called with 4: (b, h, q_idx, kv_idx)"),
     (lambda b, h, i, j, k: True, "takes 5"),
-    (lambda b, h, i, j, *, k: True, "keyword-only"),
+    (lambda b, h, i, j, *, k: True, "keyword-only"), (lambda b, h, i, j, **k: True, "**keywords"),
     (lambda b, h, i, j: (yield), "generator"),
     (len, "built-in"), (3, "3"), ("causal", "'causal'"), (math, "math"),
 ])  # fmt: skip
@@ -225,6 +225,33 @@ def test_parameters_may_be_optional_or_many():
 def test_recursion_is_refused():
     source = "def f(b, h, q_idx, kv_idx):\n    return f(b, h, q_idx, kv_idx)\n"
     assert any("circle" in fault for fault in refusal(lambda: MaskMod(made(source))))
+
+
+REFUSED = {
+    "raise ValueError(q_idx)": "raises an exception, and none leaves a kernel",
+    "assert q_idx > 3": "raises an exception",
+    "try:\n        q_idx += 1\n    except ValueError:\n        q_idx = 0": "has a try or with statement",
+    "with open('x') as q_idx:\n        pass": "has a try or with statement",
+    "global x\n    x = 3": "writes to a global variable",
+    "import math": "imports a module",
+}
+
+
+@pytest.mark.parametrize("statement", list(REFUSED))
+def test_what_no_kernel_does_is_refused_by_its_line(statement):
+    body = f"(b, h, q_idx, kv_idx):\n    {statement}\n    return True\n"
+    (fault,) = refusal(lambda: MaskMod(made("def f" + body, x=0)))
+    assert f"the mask function f (user.py:1) {REFUSED[statement]}" in fault
+    assert fault.endswith("(line 2)") or fault.endswith("(line 3)") or "try" in fault
+    calling = "def f(b, h, q_idx, kv_idx):\n    return g(b, h, q_idx, kv_idx)\n"
+    (fault,) = refusal(lambda: MaskMod(made(f"def g{body}{calling}", x=0)))
+    assert f"the mask function g (user.py:1) {REFUSED[statement]}" in fault
+
+
+def test_arguments_may_be_given_by_name():
+    helper = "def g(i, shift=2):\n    return i + shift\n"
+    source = helper + "def f(b, h, q_idx, kv_idx):\n    return kv_idx <= g(q_idx, shift={})\n"
+    assert name_of(source.format(3)) == name_of(source.format(3)) != name_of(source.format(4))
 
 
 def test_two_functions_of_one_name_are_an_error(monkeypatch):

@@ -8,9 +8,9 @@ from numba import get_num_threads
 from numba_fa.kernels.cpu import backward_tasks as tasks
 from numba_fa.kernels.cpu.backward_hooks import derive_none, gather_none, make_derive, make_hide, make_parameter
 from numba_fa.kernels.cpu.backward_tile import judge, make_converters
-from numba_fa.kernels.cpu.forward import ONE_AT_A_TIME
 from numba_fa.kernels.cpu.hooks import LOG2_E, make_next_keys
 from numba_fa.kernels.cpu.launch_arguments import pack
+from numba_fa.kernels.cpu.running import run_tasks
 from numba_fa.problem.tokens import tokens_of
 
 _NONE = np.empty((0, 0, 0), np.float32)
@@ -27,14 +27,15 @@ def backward_of(key):
     which are added to: with strides 0 where the parameter is broadcast. aux: as of the forward. The results do not
     depend on the number of threads.
 
-    CompileError for a bias that cannot be differentiated.
+    CompileError for a bias that cannot be differentiated; FunctionError by run where a user's function raises.
     """
     return _Backward(key)
 
 
 class _Call(NamedTuple):
-    """What tasks of one call share, in their order; `backward_tasks.TASK` says what each is."""
+    """What tasks of one call share: a key's mask and bias, then in their order what `backward_tasks.TASK` describes."""
 
+    texts: tuple
     sizes: tasks.Sizes
     places: np.ndarray
     lse: np.ndarray
@@ -55,8 +56,7 @@ class _Call(NamedTuple):
 
     def run(self, task, count):
         """All tasks of a kind."""
-        with ONE_AT_A_TIME:
-            tasks.make_runner()(task, *self, count, np.zeros(1, np.int64))
+        run_tasks(tasks.make_runner(), (task, *self[1:], count), count, self.texts)
 
 
 class _Backward:
@@ -74,7 +74,7 @@ class _Backward:
         )
         scale = np.float32(scale)
         call = _Call(
-            sizes, np.array([_place(x) for x in (q, k, v, out, dout, dq, dk, dv)], np.int64), lse,
+            (key.mask, key.bias), sizes, np.array([_place(x) for x in (q, k, v, out, dout, dq, dk, dv)], np.int64), lse,
             _NONE if dlse is None else dlse, np.empty((3, *lse.shape), np.float32), pack(self.tokens, aux),
             np.zeros(1, np.int64), self.next_keys, self.hide, self.derive or derive_none, gather_none,
             *make_converters(key.dtype), judge, scale if biased else np.float32(scale * LOG2_E), scale,

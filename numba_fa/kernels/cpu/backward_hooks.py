@@ -11,8 +11,9 @@ from numba.np.numpy_support import from_dtype
 
 from numba_fa.flash.program import make_bias_slice, make_program
 from numba_fa.kernels.cpu.dual import derivative_of, register_alias, seed, value_of
-from numba_fa.kernels.cpu.hooks import LOG2_E, MINUS_INFINITY, OPTIONS, TANH, device, users_errors
+from numba_fa.kernels.cpu.hooks import LOG2_E, MINUS_INFINITY, OPTIONS, device, users_errors
 from numba_fa.kernels.cpu.launch_arguments import PACKED, make_unpack, unpack_as
+from numba_fa.kernels.cpu.stand_ins import TANH
 
 _LOG2_E = np.float32(LOG2_E)
 _i, _tile = types.int64, types.Array(types.float32, 2, "C")

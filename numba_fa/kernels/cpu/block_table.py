@@ -10,6 +10,7 @@ from numba import get_num_threads, njit, types
 from numba_fa.flash.program import Program, make_program
 from numba_fa.kernels.cpu.hooks import OPTIONS, device, users_errors
 from numba_fa.kernels.cpu.launch_arguments import PACKED, make_unpack, pack
+from numba_fa.kernels.cpu.running import users_exceptions
 
 _i = types.int64
 _FILL = types.void(types.Array(types.int32, 4, "C"), _i, _i, _i, _i, _i, _i, PACKED)
@@ -24,7 +25,8 @@ def block_table(
     Element [b, h, m, n] is 2 * t + whole for the last key tile t up to n in which some query of tile m sees a key, whole
     = 1 when every one of its queries sees every one of its keys, and -1 when there is none. mask: a key's text; aux: its
     launch arguments, of the kinds `tokens`, as for the forward. Exact: every element that `reach` and `whole` do not
-    decide is looked at, and the user's functions see valid indices alone. CompileError for users' mistakes.
+    decide is looked at, and the user's functions see valid indices alone. CompileError for users' mistakes,
+    FunctionError where their function raises.
     """
     fill, packed = _compiled(mask, tuple(tokens)), pack(tokens, aux)
     table = np.empty((batch, heads, -(-seqlen_q // block_m), -(-seqlen_k // block_n)), np.int32)
@@ -32,8 +34,9 @@ def block_table(
     with ThreadPoolExecutor(threads) as pool:
         shares = [pool.submit(fill, table, seqlen_q, seqlen_k, block_m, block_n, start, threads, packed)
                   for start in range(threads)]  # fmt: skip
-    for share in shares:
-        share.result()
+    with users_exceptions(mask, "none", Exception):
+        for share in shares:
+            share.result()
     return table
 
 

@@ -198,18 +198,6 @@ def _range_refused(context, args):
     raise refuse("range()")
 
 
-def _typing_of_where(context, args):
-    if len(args) == 3 and isinstance(args[0], types.Boolean) and all(map(is_number, args[1:])):
-        met = context.unify_pairs(*args[1:])
-        return None if met is None else signature(met, types.boolean, met, met)
-    return None
-
-
-@lower_builtin(np.where, types.Boolean, DualType, DualType)
-def _where(context, builder, sig, args):
-    return builder.select(context.cast(builder, args[0], types.boolean, types.boolean), *args[1:])
-
-
 class _NumberClassCall(NumberClassAttribute):
     """np.float32(x) of a Dual stays a Dual."""
 
@@ -290,7 +278,6 @@ def _register_all():
             _template(key, _refusing(key))
     _template(operator.getitem, _index_refused)
     _template(range, _range_refused)
-    _template(np.where, _typing_of_where)
     builtin_registry.register_attr(_NumberClassCall)
 
 

@@ -7,7 +7,6 @@ reordering of floating-point operations. Memory is a few tiles per thread, never
 """
 
 import math
-import threading
 from functools import lru_cache, partial
 
 import numpy as np
@@ -20,11 +19,10 @@ from numba_fa.kernels.cpu.convert import FROM_FLOAT32, INFINITY_BITS, TO_FLOAT32
 from numba_fa.kernels.cpu.elementary import exp2
 from numba_fa.kernels.cpu.hooks import LOG2_E, MINUS_INFINITY, NEXT_KEYS, ON_TILE, Hooks, leave, make_hooks
 from numba_fa.kernels.cpu.launch_arguments import PACKED, pack
+from numba_fa.kernels.cpu.running import run_tasks
 from numba_fa.problem.tokens import tokens_of
 
 LN_2 = math.log(2.0)
-# Numba's workqueue layer, all there is without OpenMP and TBB, ends the process when two threads enter parallel code.
-ONE_AT_A_TIME = threading.Lock()
 STORAGE = {"fp32": np.float32, "fp16": np.uint16, "bf16": np.uint16}
 
 # contract alone: fused multiply-adds keep NaN and infinities, and the order of every sum is the source's.
@@ -247,7 +245,7 @@ def make_forward(*, dtype: str, hooks: Hooks, block_m: int, block_n: int):
     of the launch arguments that ``hooks.tokens`` list, 16-bit floats as bit patterns. ``out`` and ``lse`` are written
     in place: lse is the natural logarithm, and a query that sees no key gets out 0 and lse -inf, or the sink's logit.
 
-    Raises KeyError for another dtype.
+    Raises KeyError for another dtype. FunctionError by ``forward`` where a user's function raises.
     """
     run, storage = _compiled(dtype), STORAGE[dtype]
     modify, base = (leave, LOG2_E) if hooks.modify is None else (hooks.modify, 1.0)
@@ -257,9 +255,9 @@ def make_forward(*, dtype: str, hooks: Hooks, block_m: int, block_n: int):
         lse = np.empty((0, 0, 0), np.float32) if lse is None else lse
         sinks = np.empty(0, np.float32) if hooks.sink is None else aux[hooks.sink]
         arrays, packed = (x.view(storage) for x in (q, k, v, out)), pack(hooks.tokens, aux)
-        with ONE_AT_A_TIME:
-            run(*arrays, lse, sinks, packed, hooks.next_keys, hooks.hide, modify, np.float32(scale * base),
-                block_m, block_n, np.zeros(1, np.int64))
+        shared = (lse, sinks, packed, hooks.next_keys, hooks.hide, modify, np.float32(scale * base), block_m, block_n)
+        tasks = q.shape[0] * q.shape[2] * -(-q.shape[1] // block_m)
+        run_tasks(run, (*arrays, *shared), tasks, hooks.texts)
 
     return forward
 

@@ -9,17 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 from numba import njit, types
 from numba.core.errors import NumbaError
-from numba.extending import overload
 
 from numba_fa.flash.program import Program, make_program
-from numba_fa.kernels.cpu import elementary
 from numba_fa.kernels.cpu.launch_arguments import PACKED, TYPES, make_unpack
+from numba_fa.kernels.cpu.stand_ins import with_stand_ins
 from numba_fa.problem.functions import functions_of
 from numba_fa.problem.user_errors import check_functions, explain_compile_error
 
@@ -40,8 +38,12 @@ ON_TILE = types.void(_scores, _i, _i, _i, _i, _i, _i, PACKED)
 
 @dataclass(frozen=True)
 class Hooks:
-    """A program compiled for the CPU. modify is None when there is no bias, sink when there is no sink_logits."""
+    """A program compiled for the CPU. modify is None when there is no bias, sink when there is no sink_logits.
 
+    texts: the key's mask and bias.
+    """
+
+    texts: tuple[str, str]
     tokens: tuple[str, ...]
     next_keys: Any
     hide: Any
@@ -56,7 +58,7 @@ def make_hooks(mask: str, bias: str, tokens: tuple[str, ...]) -> Hooks:
         program, unpack = make_program(mask, bias, device), make_unpack(tokens)
         strip = _STRIP if any(token.endswith(":4") for token in tokens) else _WHOLE_TILE
         modify = _modify(program, unpack, strip) if program.modify else None
-        return Hooks(tokens, make_next_keys(mask, tokens), _hide(program, unpack), modify, program.sink)
+        return Hooks((mask, bias), tokens, make_next_keys(mask, tokens), _hide(program, unpack), modify, program.sink)
 
 
 @lru_cache(maxsize=1024)
@@ -70,7 +72,7 @@ def make_next_keys(mask: str, tokens: tuple[str, ...]) -> Any:
 def users_errors(mask: str, bias: str) -> Iterator[None]:
     """What is wrong with the users' functions of a key's texts as CompileErrors: found alone, or in what is compiled."""
     functions = functions_of(mask, bias)
-    check_functions([each for each in functions if each.name not in _CHECKED], njit(**OPTIONS), TYPES)
+    check_functions([each for each in functions if each.name not in _CHECKED], device, TYPES)
     _CHECKED.update(each.name for each in functions)
     try:
         yield
@@ -139,30 +141,10 @@ def leave(scores, batch, head, q_first, kv_first, keys, queries, packed):
 def device(function: Any) -> Any:
     """Make a program's function callable from hooks; they alone call it, so it has no wrappers for other callers.
 
-    Its `math.tanh` is one that vectorises. Numba inlines the library's own functions, which saves a quarter of the time
-    to compile; what users may write is too much for that.
+    Numba inlines the library's own functions, which saves a quarter of the time to compile; what users may write is too
+    much for that.
     """
-    scope = dict(function.__globals__)
-    for name in function.__code__.co_names:
-        if scope.get(name) is math:
-            scope[name] = _MATH
-        elif scope.get(name) is math.tanh:
-            scope[name] = _tanh
-    own = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, function.__closure__)
-    written_here = scope.get("__name__", _PACKAGE).startswith(_PACKAGE)  # generated code has no module
+    own = with_stand_ins(function)
+    written_here = own.__globals__.get("__name__", _PACKAGE).startswith(_PACKAGE)  # generated code has no module
     inline = "always" if written_here else "never"
     return njit(own, no_cpython_wrapper=True, no_cfunc_wrapper=True, inline=inline, **OPTIONS)
-
-
-def _tanh(x):
-    return math.tanh(x)
-
-
-@overload(_tanh)
-def _tanh_of(x):
-    return (lambda x: elementary.tanh(x)) if x == types.float32 else (lambda x: math.tanh(x))
-
-
-_MATH = ModuleType("math")
-vars(_MATH).update(vars(math), tanh=_tanh)
-TANH = _tanh, math.tanh  # what stands for what in a program's functions
