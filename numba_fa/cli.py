@@ -13,10 +13,9 @@ from typing import Any
 import numba_fa.kernels
 from numba_fa import env
 from numba_fa.dispatch.device import CPU, HOPPER, Device
-from numba_fa.dispatch.key import DispatchKey
+from numba_fa.dispatch.key import DispatchKey, HeadDims
 from numba_fa.dispatch.registry import keys, variant_of, variants
 from numba_fa.errors import CompileError, LaunchError, ProblemError, UnsupportedError
-from numba_fa.testing.shapes import HeadDims, Shape
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,14 +74,14 @@ def _explain(options: Any) -> None:
     from numba_fa.problem.arrays import ArrayView
     from numba_fa.problem.dtypes import dtype_named
     from numba_fa.problem.problem import Problem
+    from numba_fa.testing.shapes import Shape
 
-    arrays = Shape.parse(",".join(options.shape)).arrays
     device = _device(options.device)
     where = "cpu" if device is CPU else f"cuda:{device.ordinal}"
     dtype = dtype_named(options.dtype)
     views = [
         ArrayView(0, shape, dense_strides(shape), options.dtype, dtype.itemsize if dtype else 4, where)
-        for shape in arrays
+        for shape in Shape.parse(",".join(options.shape)).arrays
     ]
     print(select(Problem.from_views(*views, mask=options.mask), device, "bwd" if options.backward else "fwd"))
 
@@ -188,10 +187,10 @@ def _architecture(name: str) -> str:
     return name
 
 
-def size(text: str) -> str:
+def _size(text: str) -> str:
     """A whole number, or two joined by a colon."""
     if not re.fullmatch(r"\d+(:\d+)?", text):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is no size")
     return text
 
 
@@ -208,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     command("list", _list).add_argument("--keys", action="store_true", help="every tuned kernel's slug as well")
     explain = command("explain", _explain)
     shape = ("BATCH", "SEQLEN_Q", "SEQLEN_K", "HEADS", "HEADS_KV", "HEAD_DIM")
-    explain.add_argument("shape", type=size, nargs=6, metavar=shape, help="HEAD_DIM: 128, or 192:128 of q, k and of v")
+    explain.add_argument("shape", type=_size, nargs=6, metavar=shape, help="HEAD_DIM: 128, or 192:128 of q, k and of v")
     explain.add_argument("--dtype", default="bfloat16")
     explain.add_argument("--mask", default="full")
     explain.add_argument("--backward", action="store_true", help="of the gradients")

@@ -17,12 +17,12 @@ def setup_cache():
     if not has_gpu():
         return points
     from numba_fa.testing.backward_speed import measure
-    from numba_fa.testing.shapes import HeadDims, Shape
+    from numba_fa.testing.shapes import Shape
 
     for slug, cell in CELLS.items():
         key = DispatchKey.parse(slug)
         for seqlen in SEQLENS:
-            shape = Shape.usual(HeadDims(key.head_dim, key.head_dim_v), seqlen)
+            shape = Shape.usual(key.dims, seqlen)
             times, flops = measure(shape, key.mask, "bfloat16", ops=["bwd_det"], peers=PEERS)
             points[slug, seqlen] = times["numba_fa"], flops
             points[slug.replace("bwd-", "bwd_det-"), seqlen] = times["bwd_det"], flops

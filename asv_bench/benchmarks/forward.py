@@ -16,13 +16,13 @@ def setup_cache():
     points = {}
     if not has_gpu():
         return points
-    from numba_fa.testing.shapes import HeadDims, Shape
+    from numba_fa.testing.shapes import Shape
     from numba_fa.testing.speed import measure
 
     for slug, cell in CELLS.items():
         key = DispatchKey.parse(slug)
         for seqlen in SEQLENS:
-            shape = Shape.usual(HeadDims(key.head_dim, key.head_dim_v), seqlen)
+            shape = Shape.usual(key.dims, seqlen)
             _, times, flops = measure(shape, key.mask, slug, "bfloat16", PEERS, 20)
             points[slug, seqlen] = times.pop("numba_fa"), flops
             for peer, milliseconds in times.items():

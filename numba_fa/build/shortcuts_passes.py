@@ -132,6 +132,6 @@ def handles_exceptions(code: CodeType) -> bool:
 
 
 def does(code: CodeType, *names: str) -> bool:
-    """Whether a function's byte code has one of these operations."""
+    """Whether a function's byte code has one of these operations; it may, where Python names them otherwise."""
     operations = code.co_code[::2]
-    return any(opmap[name] in operations for name in names)
+    return any(name not in opmap or opmap[name] in operations for name in names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 _SLUG = re.compile(
     r"(?P<op>fwd|block|bwd(?:_[a-z]+\d*)?)-(?P<family>\w+)-(?P<dtype>\w+)-d(?P<head_dim>\d+)(?:v(?P<head_dim_v>\d+))?-(?P<mask>[\w+]+)(?:-(?P<bias>[\w+]+))?"
@@ -12,6 +12,22 @@ _SLUG = re.compile(
 )
 _NUMBERS = ("head_dim", "head_dim_v", "block_m", "block_n", "stages")
 NO_BIAS = "none"
+
+
+class HeadDims(NamedTuple):
+    """head_dim of queries and keys, and of values."""
+
+    head_dim: int
+    head_dim_v: int
+
+    @classmethod
+    def parse(cls, text: str) -> HeadDims:
+        """Of "128", or of "192:128" where values have their own."""
+        head_dim, _, head_dim_v = text.partition(":")
+        return cls(int(head_dim), int(head_dim_v or head_dim))
+
+    def __str__(self) -> str:
+        return f"{self.head_dim}" + (f":{self.head_dim_v}" if self.head_dim_v != self.head_dim else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +68,14 @@ class DispatchKey:
         object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)
 
     @property
+    def dims(self) -> HeadDims:
+        """Both."""
+        return HeadDims(self.head_dim, self.head_dim_v)
+
+    @property
     def widest(self) -> int:
-        """The wider of head_dim and head_dim_v."""
-        return max(self.head_dim, self.head_dim_v)
+        """The wider of the two."""
+        return max(self.dims)
 
     @property
     def slug(self) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from numba_fa.dispatch import measured, tiles
 from numba_fa.dispatch.device import Device
-from numba_fa.dispatch.key import NO_BIAS, DispatchKey
+from numba_fa.dispatch.key import NO_BIAS, DispatchKey, HeadDims
 from numba_fa.dispatch.variant import Variant
 
 
@@ -81,7 +81,7 @@ def key_for(
     for row in TABLE:
         if row.most is None and row.speaks_for(family, max(head_dim, head_dim_v), mask, bias):
             return DispatchKey(op, family, dtype, head_dim, mask, row.block_m, row.block_n, row.stages, bias, head_dim_v)
-    tile = tiles.default_tile(family, head_dim, head_dim_v=head_dim_v)
+    tile = tiles.default_tile(family, HeadDims(head_dim, head_dim_v or head_dim))
     if tile is None:
         raise LookupError(f"no tile for {family} head_dim {head_dim} {mask}")
     return DispatchKey(op, family, dtype, head_dim, mask, *tile, bias, head_dim_v)
@@ -111,10 +111,10 @@ def on_device(key: DispatchKey, device: Device) -> DispatchKey:
     own = measured_tile(key, device)
     if own is not None:
         return tiles.with_tile(key, own)
-    needed = tiles.shared_bytes(key.family, key.head_dim, tiles.tile_of(key), key.head_dim_v)
+    needed = tiles.shared_bytes(key.family, key.dims, tiles.tile_of(key))
     if needed <= (device.shared_bytes or needed):
         return key
-    fitting = tiles.default_tile(key.family, key.head_dim, device.shared_bytes, key.head_dim_v)
+    fitting = tiles.default_tile(key.family, key.dims, device.shared_bytes)
     return tiles.with_tile(key, fitting) if fitting else key
 
 
@@ -123,7 +123,7 @@ def measured_tile(key: DispatchKey, device: Device) -> tiles.Tile | None:
     table = None if device.arch == "cpu" or key.op != "fwd" else measured.table_for(device.name)
     tile = table.tile_for(key) if table else None
     limit = device.shared_bytes or tiles.MOST_BYTES
-    return tile if tile and tiles.fits(key.family, key.head_dim, tile, limit, key.head_dim_v) else None
+    return tile if tile and tiles.fits(key.family, key.dims, tile, limit) else None
 
 
 def tuned_keys(variant: Variant) -> Iterator[DispatchKey]:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from numba_fa.dispatch.key import HeadDims
 from numba_fa.testing.backward_plan import BackwardPlan
-from numba_fa.testing.shapes import HeadDims, Shape
+from numba_fa.testing.shapes import Shape
 from numba_fa.testing.timing import median_time
 
 # batch, seqlen_q, seqlen_k, heads, heads_kv

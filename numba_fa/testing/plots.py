@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from numba_fa.dispatch.key import DispatchKey
-from numba_fa.testing.shapes import HIDDEN, TOKENS, HeadDims, Shape
+from numba_fa.dispatch.key import DispatchKey, HeadDims
+from numba_fa.testing.shapes import HIDDEN, TOKENS, Shape
 
 OURS = "numba_fa"
 NAMES = {OURS: "numba_fa", "cudnn": "cuDNN", "fa2": "FlashAttention 2", "fa3": "FlashAttention 3", "fa4": "FlashAttention 4"}
@@ -85,7 +85,7 @@ def parse(text: str) -> Speeds:
         key = DispatchKey.parse(slug)
         if not seqlen.isdigit():  # a shape of its own
             continue
-        problem = Problem(HeadDims(key.head_dim, key.head_dim_v), key.mask)
+        problem = Problem(key.dims, key.mask)
         rates[problem, int(seqlen)] = {n: float(cell) for n, cell in zip(contenders, cells) if re.fullmatch(r"[\d.]+", cell)}
     return Speeds(device, versions, rates)
 

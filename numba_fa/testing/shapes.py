@@ -4,25 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from numba_fa.dispatch.key import HeadDims
 from numba_fa.testing.flops import forward_flops
 
 TOKENS, HIDDEN = 16384, 2048  # of a workload of which nothing but head_dim and seqlen is told
-
-
-class HeadDims(NamedTuple):
-    """head_dim of queries and keys, and of values."""
-
-    head_dim: int
-    head_dim_v: int
-
-    @classmethod
-    def parse(cls, text: str) -> HeadDims:
-        """Of "128", or of "192:128" where values have their own."""
-        head_dim, _, head_dim_v = text.partition(":")
-        return cls(int(head_dim), int(head_dim_v or head_dim))
-
-    def __str__(self) -> str:
-        return f"{self.head_dim}" + (f":{self.head_dim_v}" if self.head_dim_v != self.head_dim else "")
 
 
 class Shape(NamedTuple):

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from numba_fa.dispatch.key import DispatchKey
-from numba_fa.testing.shapes import HeadDims, Shape
+from numba_fa.dispatch.key import DispatchKey, HeadDims
+from numba_fa.testing.shapes import Shape
 from numba_fa.testing.timing import median_time
 
 USUAL_DIMS = [HeadDims(64, 64), HeadDims(128, 128), HeadDims(256, 256)]
@@ -47,7 +47,7 @@ def points(options: Any) -> Iterator[tuple[Shape, str, str | None]]:
     """(shape, mask, slug or None) of each row."""
     keys = [DispatchKey.parse(slug) for slug in options.slugs]
     cells: list[tuple[HeadDims, str, str | None]] = [
-        (HeadDims(key.head_dim, key.head_dim_v), key.mask, key.slug) for key in keys
+        (key.dims, key.mask, key.slug) for key in keys
     ]
     cells = cells or [(dims, mask, None) for dims in options.head_dims for mask in options.masks]
     if options.shapes:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numba_fa.kernels  # noqa: F401  (registers the variants)
 from numba_fa.adapters.arrays import dense_strides
 from numba_fa.dispatch.device import CPU, HOPPER, Device
+from numba_fa.dispatch.key import HeadDims
 from numba_fa.dispatch.registry import variants
 from numba_fa.dispatch.variant import Variant
 from numba_fa.problem import biases, masks
@@ -22,7 +23,7 @@ from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.dtypes import DTYPES
 from numba_fa.problem.problem import Problem
 from numba_fa.testing.cells import HEADS
-from numba_fa.testing.shapes import HeadDims, Shape
+from numba_fa.testing.shapes import Shape
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "support-matrix.md"
 OWN_DIMS = {"values narrower than queries and keys": (192, 128), "values wider": (64, 256)}

@@ -22,14 +22,14 @@ from numba_fa.build.driver import describe_device, device_count
 from numba_fa.build.fingerprint import versions
 from numba_fa.dispatch import measured
 from numba_fa.dispatch.device import HOPPER, Device
-from numba_fa.dispatch.key import DispatchKey
+from numba_fa.dispatch.key import DispatchKey, HeadDims
 from numba_fa.dispatch.registry import variant_of
 from numba_fa.dispatch.tiles import MOST_BYTES, Tile, candidates, tile_of, with_tile
 from numba_fa.dispatch.tuning import key_for, on_device
 from numba_fa.errors import UnsupportedError
 from numba_fa.testing import programs
 from numba_fa.testing.programs import Asked, Sizes
-from numba_fa.testing.shapes import HIDDEN, TOKENS, HeadDims, Shape
+from numba_fa.testing.shapes import HIDDEN, TOKENS, Shape
 
 MARGIN = 1.01
 
@@ -85,7 +85,7 @@ def points(head_dims: Iterable[HeadDims], masks: Iterable[str], biases: Iterable
 def tiles_for(key: DispatchKey, device: Device) -> list[Tile]:
     """What to measure: the tile of now first, then the candidates."""
     now, limit = tile_of(key), device.shared_bytes or MOST_BYTES
-    every = candidates(key.family, key.head_dim, limit, key.head_dim_v)
+    every = candidates(key.family, key.dims, limit)
     return [now, *(tile for tile in every if tile != now)]
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numba_fa
-from numba_fa.testing.shapes import HeadDims, Shape
+from numba_fa.dispatch.key import HeadDims
+from numba_fa.testing.shapes import Shape
 
 ROWS = 1024  # of a score matrix at a time
 

@@ -1,9 +1,11 @@
 """What tiles take by dispatch's model, beside what the kernels say; and the defaults."""
 
+from itertools import product
+
 import pytest
 
 from numba_fa.dispatch import tiles, tuning
-from numba_fa.dispatch.key import DispatchKey
+from numba_fa.dispatch.key import DispatchKey, HeadDims
 from numba_fa.dispatch.tiles import HOPPER_BYTES, TURING_BYTES, Tile, candidates, default_tile, shared_bytes
 from numba_fa.dispatch.tuning import TABLE, key_for, on_device
 from numba_fa.kernels.simt.forward import make_forward
@@ -13,34 +15,53 @@ from tests.dispatch.devices import ADA, AMPERE, CPU, HOPPER
 SM90_DIMS = range(16, 257, 16)
 
 
-def key_of(family, head_dim, tile, dtype="bf16"):
-    return tiles.with_tile(DispatchKey("fwd", family, dtype, head_dim, "causal", 0, 0, 0), tile)
+# Widths of queries and keys, and of values: each with itself, and pairs of different ones.
+PAIRS = [HeadDims(n, n) for n in SM90_DIMS] + [
+    HeadDims(*pair) for pair in product((16, 64, 80, 128, 192, 256), repeat=2) if pair[0] != pair[1]
+]
 
 
-@pytest.mark.parametrize("head_dim", SM90_DIMS)
-def test_the_model_of_sm90_is_the_kernels_arithmetic(head_dim):
+def key_of(family, dims, tile, dtype="bf16"):
+    key = DispatchKey("fwd", family, dtype, dims.head_dim, "causal", 0, 0, 0, head_dim_v=dims.head_dim_v)
+    return tiles.with_tile(key, tile)
+
+
+def equal(head_dim):
+    return HeadDims(head_dim, head_dim)
+
+
+@pytest.mark.parametrize("dims", PAIRS, ids=str)
+def test_the_model_of_sm90_is_the_kernels_arithmetic(dims):
     for block_m in (128, 192):
         for block_n in range(16, 257, 16):
             for stages in (1, 2, 3, 4):
                 tile = Tile(block_m, block_n, stages)
-                shape = Shape(key_of("sm90", head_dim, tile))
-                assert shared_bytes("sm90", head_dim, tile) == shape.shared_bytes
-                assert tiles.registers("sm90", head_dim, tile)[1] == shape.registers[1]
+                shape = Shape(key_of("sm90", dims, tile))
+                assert shared_bytes("sm90", dims, tile) == shape.shared_bytes
+                assert tiles.registers("sm90", dims, tile)[1] == shape.registers[1]
 
 
 @pytest.mark.parametrize("tile", [Tile(64, 64, 1), Tile(32, 16, 1), Tile(16, 64, 1)])
-@pytest.mark.parametrize("head_dim", [8, 72, 256])
-def test_the_model_of_simt_is_the_kernels_arithmetic(head_dim, tile):
-    source = make_forward(key_of("simt", head_dim, tile, "fp32"))
-    assert shared_bytes("simt", head_dim, tile) == source.shared_bytes
+@pytest.mark.parametrize("dims", [equal(8), equal(72), equal(256), HeadDims(8, 72), HeadDims(192, 128)], ids=str)
+def test_the_model_of_simt_is_the_kernels_arithmetic(dims, tile):
+    source = make_forward(key_of("simt", dims, tile, "fp32"))
+    assert shared_bytes("simt", dims, tile) == source.shared_bytes
 
 
 def test_every_row_of_the_table_fits_by_the_model_and_has_an_origin():
     for row in TABLE:
         tile = Tile(row.block_m, row.block_n, row.stages)
         limit = {"sm90": HOPPER_BYTES, "simt": TURING_BYTES, "cpu": 0}[row.family]
-        assert tiles.fits(row.family, row.head_dim, tile, limit), row
+        assert tiles.fits(row.family, equal(row.head_dim), tile, limit), row
         assert row.origin.device and row.origin.command
+
+
+@pytest.mark.parametrize("most", tuning.lengths())
+@pytest.mark.parametrize("dims", PAIRS, ids=str)
+def test_the_row_of_the_wider_fits_every_pair(dims, most):
+    for mask in ("full", "causal"):
+        key = tuning.for_length(key_for("fwd", "sm90", "bf16", dims.head_dim, mask, head_dim_v=dims.head_dim_v), most)
+        assert key.dims == dims and tiles.fits("sm90", dims, tiles.tile_of(key), HOPPER_BYTES), key
 
 
 @pytest.mark.parametrize(("family", "head_dim", "tile"), [
@@ -48,22 +69,22 @@ def test_every_row_of_the_table_fits_by_the_model_and_has_an_origin():
     ("simt", 64, (64, 64, 1)), ("cpu", 64, (128, 64, 1)), ("sm90", 272, None), ("sm91", 64, None),
 ])  # fmt: skip
 def test_defaults(family, head_dim, tile):
-    assert default_tile(family, head_dim) == (Tile(*tile) if tile else None)
+    assert default_tile(family, equal(head_dim)) == (Tile(*tile) if tile else None)
 
 
 @pytest.mark.parametrize("family", ["sm90", "simt"])
 def test_defaults_fit_every_head_dim_and_are_candidates(family):
-    for head_dim in SM90_DIMS if family == "sm90" else range(8, 257, 8):
+    for dims in PAIRS if family == "sm90" else [*map(equal, range(8, 257, 8)), *PAIRS]:
         limit = HOPPER_BYTES if family == "sm90" else TURING_BYTES
-        tile = default_tile(family, head_dim)
-        assert tiles.fits(family, head_dim, tile, limit)
-        assert tile in candidates(family, head_dim, limit)
+        tile = default_tile(family, dims)
+        assert tiles.fits(family, dims, tile, limit)
+        assert tile in candidates(family, dims, limit)
 
 
 def test_a_default_fits_the_memory_there_is():
     for limit in (24 << 10, 48 << 10, 64 << 10):
-        assert shared_bytes("simt", 128, default_tile("simt", 128, limit)) <= limit
-    assert default_tile("simt", 256, 8 << 10) is None
+        assert shared_bytes("simt", equal(128), default_tile("simt", equal(128), limit)) <= limit
+    assert default_tile("simt", equal(256), 8 << 10) is None
 
 
 def test_a_key_without_a_row_gets_a_default(monkeypatch):
@@ -74,10 +95,10 @@ def test_a_key_without_a_row_gets_a_default(monkeypatch):
 
 
 def test_a_row_that_does_not_fit_a_device_gives_way():
-    key = key_of("simt", 64, Tile(128, 128, 1))
-    assert shared_bytes("simt", 64, Tile(128, 128, 1)) > ADA.shared_bytes
+    key = key_of("simt", equal(64), Tile(128, 128, 1))
+    assert shared_bytes("simt", equal(64), Tile(128, 128, 1)) > ADA.shared_bytes
     found = on_device(key, ADA)
-    assert shared_bytes("simt", 64, tiles.tile_of(found)) <= TURING_BYTES
+    assert shared_bytes("simt", equal(64), tiles.tile_of(found)) <= TURING_BYTES
     assert on_device(key, AMPERE) == key  # there it fits
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from numba_fa.dispatch.key import HeadDims
 from numba_fa.testing import plots
 from numba_fa.testing.plots import Problem, intensity, parse
-from numba_fa.testing.shapes import HeadDims
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = """NVIDIA H200, torch 2, bfloat16, TFLOP/s

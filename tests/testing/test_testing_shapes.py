@@ -4,8 +4,9 @@ from argparse import Namespace
 
 import pytest
 
+from numba_fa.dispatch.key import HeadDims
 from numba_fa.testing import speed
-from numba_fa.testing.shapes import HeadDims, Shape
+from numba_fa.testing.shapes import Shape
 
 
 @pytest.mark.parametrize(("text", "dims"), [("128", (128, 128)), ("192:128", (192, 128)), ("64:256", (64, 256))])

@@ -6,10 +6,10 @@ from numba_fa.build.artifact import Artifact
 from numba_fa.cli import main
 from numba_fa.dispatch import measured
 from numba_fa.dispatch.device import HOPPER
+from numba_fa.dispatch.key import HeadDims
 from numba_fa.dispatch.tiles import Tile
 from numba_fa.dispatch.tuning import on_device
 from numba_fa.testing import tune
-from numba_fa.testing.shapes import HeadDims
 from numba_fa.testing.tune import BIASES, MASKS, Point
 
 
