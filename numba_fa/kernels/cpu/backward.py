@@ -56,7 +56,7 @@ class _Call(NamedTuple):
 
     def run(self, task, count):
         """All tasks of a kind."""
-        run_tasks(tasks.make_runner(), (task, *self[1:], count), count, self.texts)
+        run_tasks(tasks.make_runner(), (task, *self[1:]), count, self.texts)
 
 
 class _Backward:

@@ -18,10 +18,11 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def run_tasks(run, arguments, tasks, texts):
-    """run(*arguments, a zero to count tasks with) to its end; FunctionError where a user's function raised something.
+    """run(*arguments, tasks, a zero to count them with) to its end; FunctionError where a user's function raised something.
 
     run: ends, on each thread, when it has taken a number past the last task. texts: a key's mask and bias.
     """
+    arguments = *arguments, tasks
     with _ONE_AT_A_TIME, users_exceptions(*texts, SystemError):
         taken = np.zeros(1, np.int64)
         run(*arguments, taken)

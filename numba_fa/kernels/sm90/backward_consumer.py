@@ -41,7 +41,7 @@ from numba_fa.ptx.tma import fence_proxy_async
 from numba_fa.ptx.vector import make_add_quads
 from numba_fa.ptx.warp import bar_warp_sync
 from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_gemm_tt, make_wait
-from numba_fa.tile.layout import equal_or_two, k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
+from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
 
 WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
 
@@ -70,24 +70,20 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
     K_MAJOR, Q_COLUMNS = np.int64(k_major_descriptor()), np.int64(mn_major_descriptor(Q_ATOM))
     DS_QUERIES, K_COLUMNS = np.int64(mn_major_descriptor(DS_ATOM)), np.int64(mn_major_descriptor(KV_ATOM))
     operand = WGMMA_TYPE[key.dtype]
-
-    def of_both(make: Any) -> tuple[Any, Any]:
-        return equal_or_two(make, key.head_dim, key.head_dim_v)
-
-    gemm_scores, gemm_products = of_both(lambda dim: make_gemm_ss(
+    gemm_scores, gemm_products = shape.of_both(lambda dim: make_gemm_ss(
         BLOCK_M, dim // 16, operand, lambda k: k_major_step(k, KV_ATOM), lambda k: k_major_step(k, Q_ATOM)
     ))  # fmt: skip
-    gemm_keys, gemm_values = of_both(lambda dim: make_gemm_rs(dim, BLOCK_M // 16, operand, mn_major_step))
+    gemm_keys, gemm_values = shape.of_both(lambda dim: make_gemm_rs(dim, BLOCK_M // 16, operand, mn_major_step))
     gemm_queries = make_gemm_tt(shape.dq_columns[0], BLOCK_N // 16, operand, mn_major_step, mn_major_step)
     wait_scores, wait_dq, wait_dq_last = make_wait(SCORES, 1), make_wait(DQ, 1), make_wait(DQ, 0)
-    wait_keys, wait_values = of_both(lambda dim: make_wait(dim // 2, 0))
+    wait_keys, wait_values = shape.of_both(lambda dim: make_wait(dim // 2, 0))
     values, exponential, gradient, pack = (
         make_column_values(SCORES), make_column_exponential(SCORES), make_column_gradient(SCORES),
         make_pack(SCORES, key.dtype),
     )  # fmt: skip
     store_ds, store_quads, add_quads = make_stmatrix_words(SCORES // 2), make_store_quads(DQ), make_add_quads(DQ)
-    (zeros_k, zeros_v), scale_rows = of_both(lambda dim: make_zeros(dim // 2)), make_scale_rows(key.head_dim // 2)
-    write_keys, write_values = of_both(lambda dim: make_write_keys(dim, key.dtype))
+    (zeros_k, zeros_v), scale_rows = shape.of_both(lambda dim: make_zeros(dim // 2)), make_scale_rows(key.head_dim // 2)
+    write_keys, write_values = shape.of_both(lambda dim: make_write_keys(dim, key.dtype))
     take_turn, end_turn = make_ordered(shape)
     judge_t, chain_t = make_judge_t(SCORES, program, key.mask, fast=key.dtype == "bf16")
     exponent_scale, locate, count_tiles = make_exponent_scale_t(program), make_place(shape), make_count_tiles(shape)

@@ -16,10 +16,11 @@ from numba_fa.kernels.sm90.backward_shape import (
     BackwardShape,
 )
 from numba_fa.kernels.sm90.backward_visits import make_count_tiles, make_place
+from numba_fa.kernels.sm90.load import make_load
 from numba_fa.ptx.bulk import bulk_load
-from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
+from numba_fa.ptx.mbarrier import mbarrier_wait
 from numba_fa.ptx.memory import ld_shared_u32
-from numba_fa.ptx.tma import prefetch_tensormap, tma_load
+from numba_fa.ptx.tma import prefetch_tensormap
 from numba_fa.tile.layout import equal_or_two
 
 
@@ -33,7 +34,7 @@ def make_backward_producer(shape: BackwardShape) -> Any:
     locate, count_tiles = make_place(shape), make_count_tiles(shape)
     atoms = shape.atoms, shape.v_atoms
     load_queries, load_outputs = equal_or_two(lambda n: _make_load(n, shape.q_atom, ROW_BYTES), *atoms)
-    load_keys, load_values = equal_or_two(lambda n: _make_load(n, shape.kv_atom, 0), *atoms)
+    load_keys, load_values = equal_or_two(lambda n: make_load(n, shape.kv_atom), *atoms)
 
     @device
     def produce(q, k, v, do, rows, base, barriers, heads_kv, batch, seqlen_k):
@@ -51,8 +52,8 @@ def make_backward_producer(shape: BackwardShape) -> Any:
             start = int32(tile_k * BLOCK_N)
             mbarrier_wait(barriers + KV_EMPTY, phase_kv)
             phase_kv ^= 1
-            load_keys(base, k, barriers + K_FULL, int32(0), rows, start, head_kv, index)
-            load_values(base + V_OFFSET, v, barriers + V_FULL, int32(0), rows, start, head_kv, index)
+            load_keys(base, k, barriers + K_FULL, start, head_kv, index)
+            load_values(base + V_OFFSET, v, barriers + V_FULL, start, head_kv, index)
             word = int32(0)
             while word & LAST == 0:
                 slot = int32(barriers + RING + SLOT * stage)
@@ -77,15 +78,12 @@ def make_backward_producer(shape: BackwardShape) -> Any:
 
 
 def _make_load(atoms: int, atom_bytes: int, row_bytes: int) -> Any:
-    """load(room, tensor, full, row_room, vector, first, head, index): a tile of so many atoms side by side; of Q and dO with
-    its rows' LSE or delta, `row_bytes` of them."""
+    """load(room, tensor, full, row_room, vector, first, head, index): a tile of Q or dO with its rows' LSE or delta."""
+    load_tile = make_load(atoms, atom_bytes, row_bytes)
 
     @device
     def load(room, tensor, full, row_room, vector, first, head, index):
-        mbarrier_expect_tx(full, atoms * atom_bytes + row_bytes)
-        for atom in range(atoms):
-            tma_load(room + atom * atom_bytes, tensor, full, 64 * atom, first, head, index)
-        if row_bytes:
-            bulk_load(row_room, vector, row_bytes, full)
+        load_tile(room, tensor, full, first, head, index)
+        bulk_load(row_room, vector, row_bytes, full)
 
     return load

@@ -48,7 +48,7 @@ from numba_fa.ptx.tma import fence_proxy_async
 from numba_fa.ptx.vector import make_add_quads
 from numba_fa.ptx.warp import bar_warp_sync
 from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_gemm_tt, make_wait
-from numba_fa.tile.layout import equal_or_two, k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
+from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
 
 
 def make_split_consumers(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
@@ -66,12 +66,7 @@ def _make_parts(shape: BackwardShape) -> SimpleNamespace:
         shape.q_atom, shape.kv_atom, shape.ds_offset, shape.ds_bytes, sum(shape.dq_bytes)
     )  # fmt: skip
     DS_QUERIES, K_COLUMNS = np.int64(mn_major_descriptor(BLOCK_N * 128)), np.int64(mn_major_descriptor(KV_ATOM))
-
-    def of_both(make: Any) -> tuple[Any, Any]:
-        """For what is as wide as K, and as V."""
-        return equal_or_two(make, key.head_dim, key.head_dim_v)
-
-    gemm_scores = of_both(lambda dim: make_gemm_ss(
+    gemm_scores = shape.of_both(lambda dim: make_gemm_ss(
         BLOCK_M, dim // 16, operand, lambda k: k_major_step(k, KV_ATOM), lambda k: k_major_step(k, Q_ATOM)
     ))  # fmt: skip
     take_turn, end_turn = make_ordered(shape)
@@ -111,10 +106,10 @@ def _make_parts(shape: BackwardShape) -> SimpleNamespace:
 
     return SimpleNamespace(
         count_tiles=make_count_tiles(shape), k_major=k_major, q_columns=q_columns, gemm_scores=gemm_scores, make_dq=make_dq,
-        gemm_keys=of_both(lambda dim: make_gemm_rs(dim, BLOCK_M // 16, operand, mn_major_step)),
-        wait_scores=make_wait(BLOCK_M // 2, 0), wait_keys=of_both(lambda dim: make_wait(dim // 2, 0)),
-        zeros=of_both(lambda dim: make_zeros(dim // 2)), pack=make_pack(BLOCK_M // 2, key.dtype),
-        locate=make_place(shape), write_keys=of_both(lambda dim: make_write_keys(dim, key.dtype)),
+        gemm_keys=shape.of_both(lambda dim: make_gemm_rs(dim, BLOCK_M // 16, operand, mn_major_step)),
+        wait_scores=make_wait(BLOCK_M // 2, 0), wait_keys=shape.of_both(lambda dim: make_wait(dim // 2, 0)),
+        zeros=shape.of_both(lambda dim: make_zeros(dim // 2)), pack=make_pack(BLOCK_M // 2, key.dtype),
+        locate=make_place(shape), write_keys=shape.of_both(lambda dim: make_write_keys(dim, key.dtype)),
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from numba_fa.flash.line import Line
 from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32
+from numba_fa.kernels.sm90.load import make_load
 from numba_fa.kernels.sm90.shape import Shape
 from numba_fa.ptx.elementwise import index as position
 from numba_fa.ptx.elementwise import scalars, to_int32
@@ -26,7 +27,7 @@ def make_producer(shape: Shape, program: Program, line: Line | None, schedule: t
     BLOCK_M, BLOCK_N, STAGES, ATOMS, CONSUMERS = key.block_m, key.block_n, key.stages, shape.atoms, shape.warpgroups
     Q_BYTES, K_BYTES, V_BYTES, Q_ATOM, Q_SLOTS = shape.q_bytes, shape.k_bytes, shape.v_bytes, shape.q_atom, shape.q_slots
     K_OFFSET, V_OFFSET = shape.k_offset, shape.v_offset
-    load_keys, load_values = equal_or_two(lambda atoms: _make_load_tile(atoms, shape.kv_atom), shape.atoms, shape.v_atoms)
+    load_keys, load_values = equal_or_two(lambda atoms: make_load(atoms, shape.kv_atom), shape.atoms, shape.v_atoms)
     RING, MESSAGES = ring_offset(shape.held), message_offset(shape.held, key.stages)
     visible_up_to, seen_whole = program.reach, program.whole
     straight = line.straight if line else None
@@ -129,15 +130,3 @@ def make_producer(shape: Shape, program: Program, line: Line | None, schedule: t
             turn = int32(turn_at(wave, cuda.blockIdx.x, cuda.gridDim.x))
 
     return produce
-
-
-def _make_load_tile(atoms: int, atom_bytes: int) -> Any:
-    """load(room, tensor, full, start, head_kv, index): a tile of K or V, of so many atoms side by side."""
-
-    @device
-    def load(room, tensor, full, start, head_kv, index):
-        mbarrier_expect_tx(full, atoms * atom_bytes)
-        for atom in range(atoms):
-            tma_load(room + atom * atom_bytes, tensor, full, 64 * atom, start, head_kv, index)
-
-    return load
