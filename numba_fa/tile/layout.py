@@ -4,10 +4,6 @@ A tile of r rows and c columns is ceil(c / 64) atoms of r rows x 128 bytes, one 
 16-byte chunk j of row i lies at chunk j ^ (i & 7) (PTX ISA, "Matrix descriptor", 128-byte swizzling).
 """
 
-from collections.abc import Callable
-from typing import TypeVar
-
-Made = TypeVar("Made")
 ATOM_COLUMNS = 64
 ATOM_ROW_BYTES = 128
 SWIZZLE_ALIGNMENT = 1024
@@ -21,12 +17,6 @@ _STRIDE_8_ROWS = (1024 >> 4) << 32
 def round_up(value: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is not below `value`."""
     return -(-value // multiple) * multiple
-
-
-def equal_or_two(make: Callable[[int], Made], first: int, second: int) -> tuple[Made, Made]:
-    """(make(first), make(second)), one thing twice where they are equal: what is compiled once takes half the time."""
-    made = make(first)
-    return made, made if first == second else make(second)
 
 
 def k_major_descriptor() -> int:

@@ -1,5 +1,6 @@
 """The Hopper backward's producer: one thread that loads what the scout has decided on."""
 
+from functools import cache
 from typing import Any
 
 from numba_fa.jit import cuda, device, int32, int64
@@ -21,7 +22,6 @@ from numba_fa.ptx.bulk import bulk_load
 from numba_fa.ptx.mbarrier import mbarrier_wait
 from numba_fa.ptx.memory import ld_shared_u32
 from numba_fa.ptx.tma import prefetch_tensormap
-from numba_fa.tile.layout import equal_or_two
 
 
 def make_backward_producer(shape: BackwardShape) -> Any:
@@ -33,8 +33,8 @@ def make_backward_producer(shape: BackwardShape) -> Any:
     LSE_OFFSET, DELTA_OFFSET, MESSAGES = shape.lse_offset, shape.delta_offset, shape.message_offset
     locate, count_tiles = make_place(shape), make_count_tiles(shape)
     atoms = shape.atoms, shape.v_atoms
-    load_queries, load_outputs = equal_or_two(lambda n: _make_load(n, shape.q_atom, ROW_BYTES), *atoms)
-    load_keys, load_values = equal_or_two(lambda n: make_load(n, shape.kv_atom), *atoms)
+    load_queries, load_outputs = map(cache(lambda n: _make_load(n, shape.q_atom, ROW_BYTES)), atoms)
+    load_keys, load_values = map(cache(lambda n: make_load(n, shape.kv_atom)), atoms)
 
     @device
     def produce(q, k, v, do, rows, base, barriers, heads_kv, batch, seqlen_k):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from numba_fa.dispatch.key import NO_BIAS, DispatchKey
-from numba_fa.tile.layout import ATOM_COLUMNS, ATOM_ROW_BYTES, SWIZZLE_ALIGNMENT, Made, equal_or_two, round_up
+from numba_fa.tile.layout import ATOM_COLUMNS, ATOM_ROW_BYTES, SWIZZLE_ALIGNMENT, round_up
 
 # Barriers, in bytes from their start. Of two slots or consumers the second lies 8 bytes on. Ring slots hold Q first and
 # dO second, each with a FULL and an EMPTY; TOLD says that the slot's message is there (`backward_scout.py`).
@@ -74,9 +76,10 @@ class BackwardShape:
         """In a row of V or dO."""
         return round_up(self.key.head_dim_v, ATOM_COLUMNS) // ATOM_COLUMNS
 
-    def of_both(self, make: Callable[[int], Made]) -> tuple[Made, Made]:
-        """What is as wide as Q and K, and what is as wide as V and dO."""
-        return equal_or_two(make, self.key.head_dim, self.key.head_dim_v)
+    def of_both(self, make: Callable[[int], Any]) -> tuple[Any, Any]:
+        """What is as wide as Q and K, and what is as wide as V and dO; one thing, compiled once, where they are equal."""
+        once = cache(make)
+        return once(self.key.head_dim), once(self.key.head_dim_v)
 
     @property
     def by_rows(self) -> bool:

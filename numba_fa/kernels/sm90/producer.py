@@ -1,5 +1,6 @@
 """The Hopper forward's producer: one thread that decides which key tiles are visited and keeps the ring full of them."""
 
+from functools import cache
 from typing import Any
 
 from numba_fa.flash.line import Line
@@ -12,7 +13,6 @@ from numba_fa.ptx.elementwise import scalars, to_int32
 from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.memory import st_shared_u32
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
-from numba_fa.tile.layout import equal_or_two
 from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, MESSAGE, SECOND, SLOT, message_offset, ring_offset
 
 # A message's first word says of a key tile: bits 0 to 2, whether consumer 0, 1, 2 must judge it by element; whether it is
@@ -27,7 +27,8 @@ def make_producer(shape: Shape, program: Program, line: Line | None, schedule: t
     BLOCK_M, BLOCK_N, STAGES, ATOMS, CONSUMERS = key.block_m, key.block_n, key.stages, shape.atoms, shape.warpgroups
     Q_BYTES, K_BYTES, V_BYTES, Q_ATOM, Q_SLOTS = shape.q_bytes, shape.k_bytes, shape.v_bytes, shape.q_atom, shape.q_slots
     K_OFFSET, V_OFFSET = shape.k_offset, shape.v_offset
-    load_keys, load_values = equal_or_two(lambda atoms: make_load(atoms, shape.kv_atom), shape.atoms, shape.v_atoms)
+    # Where values are as wide as keys, one function does for both.
+    load_keys, load_values = map(cache(lambda atoms: make_load(atoms, shape.kv_atom)), (shape.atoms, shape.v_atoms))
     RING, MESSAGES = ring_offset(shape.held), message_offset(shape.held, key.stages)
     visible_up_to, seen_whole = program.reach, program.whole
     straight = line.straight if line else None
