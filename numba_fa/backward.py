@@ -137,13 +137,14 @@ def _kernel(problem: Problem, variant: Variant, key: DispatchKey) -> Kernel:
     device = device_of(problem.device)
     if device.arch == "cpu":
         run = variant.factory()(key)
-        return Kernel(variant, key, launch=lambda arguments, stream: run(*arguments))
+        return Kernel(variant, key, device, launch=lambda arguments, stream: run(*arguments))
     from numba_fa.build.launch import make_prepare
     from numba_fa.build.loader import load
 
     signature = variant.signature(key.dtype) + (problem.program_tokens if variant.programmed else ())
     grid = variant.grid(problem, key, device)
-    return Kernel(variant, key, make_prepare(load(key, variant, device), signature, grid, device))
+    prepare = make_prepare(load(key, variant, device), signature, grid, device, variant.early)
+    return Kernel(variant, key, device, prepare)
 
 
 def _results(

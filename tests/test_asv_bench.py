@@ -1,5 +1,6 @@
 """The tracked series, without asv and without a GPU: they import, skip what is not here, and read what is."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -35,6 +36,14 @@ def test_series_skip_what_was_not_measured(module):
             series().setup({}, *[values[0] for values in series.params])
         tracks = [getattr(series, name) for name in dir(series) if name.startswith("track_")]
         assert tracks and all(track.unit and track.__doc__ for track in tracks)
+
+
+@pytest.mark.parametrize("module", [*MODULES, "common"])
+def test_what_asv_takes_for_series_has_parameters(module):
+    """asv looks at every class that a module names, those from elsewhere too, and passes over abstract ones."""
+    found = vars(import_module(f"asv_bench.benchmarks.{module}")).values()
+    series = [c for c in found if isinstance(c, type) and any(name.startswith("track_") for name in dir(c))]
+    assert all(inspect.isabstract(c) or isinstance(c.params, list) for c in series)
 
 
 @pytest.mark.parametrize("module", ["forward", "backward", "masks", "workloads"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from numba_fa.dispatch.tuning import key_for
@@ -23,8 +24,13 @@ class Measured:
             raise NotImplementedError("not measured here")
 
 
-class Speed(Measured):
-    """Series over points of (milliseconds, operations)."""
+class Speed(Measured, ABC):
+    """Series over points of (milliseconds, operations); abstract, or asv would take it for one in every module."""
+
+    @property
+    @abstractmethod
+    def params(self) -> list[Any]:
+        """The values of each parameter."""
 
     def track_us(self, points: dict[Any, Any], *at: Any) -> float:
         """Microseconds."""

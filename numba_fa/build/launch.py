@@ -131,13 +131,23 @@ def _encoded(tensor_map: TensorMap) -> bytes:
 
 
 class LaunchConfig(ctypes.Structure):
-    """CUlaunchConfig of cuda.h, of a launch without attributes."""
+    """CUlaunchConfig of cuda.h."""
 
     _fields_ = (
         ("x", ctypes.c_uint), ("y", ctypes.c_uint), ("z", ctypes.c_uint), ("threads", ctypes.c_uint),
         ("threads_y", ctypes.c_uint), ("threads_z", ctypes.c_uint), ("shared", ctypes.c_uint),
         ("stream", ctypes.c_uint64), ("attributes", ctypes.c_void_p), ("attribute_count", ctypes.c_uint),
     )  # fmt: skip
+
+
+class _Attribute(ctypes.Structure):
+    """CUlaunchAttribute of cuda.h, of a kind whose value is an int."""
+
+    _fields_ = (("kind", ctypes.c_int), ("_", ctypes.c_int), ("value", ctypes.c_int), ("_rest", ctypes.c_char * 60))
+
+
+# CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: the kernel before lets this one start, and this one waits itself.
+_EARLY = _Attribute(6, 0, 1)
 
 
 class _Caller:
@@ -151,22 +161,24 @@ class _Caller:
 
 
 def make_prepare(
-    kernel: LoadedKernel, signature: tuple[str, ...], grid: tuple[int, int, int], device: Device
+    kernel: LoadedKernel, signature: tuple[str, ...], grid: tuple[int, int, int], device: Device, early: bool = False
 ) -> Callable[[tuple[Any, ...]], Launch]:
     """prepare(arguments with an Address for each address) -> launch(addresses, stream): enqueue on a stream's handle.
 
+    early: as `Variant.early`.
     Allocates nothing on the device. Threads may launch at once: each takes a caller, with parameters, out of a pool.
     """
     launch_kernel, get_current, context = driver_calls(device)
     function = ctypes.c_void_p.from_param(int(kernel.handle))
     shape = (*grid, kernel.artifact.threads, 1, 1, kernel.artifact.shared_bytes)
+    attributes = (ctypes.addressof(_EARLY), 1) if early else ()
 
     def prepare(arguments: tuple[Any, ...]) -> Launch:
         template = Template(signature, arguments)
         write = template.write
 
         def caller() -> _Caller:
-            return _Caller(template.block(), LaunchConfig(*shape))
+            return _Caller(template.block(), LaunchConfig(*shape, 0, *attributes))
 
         pool = [caller()]
 

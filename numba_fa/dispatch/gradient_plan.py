@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numba_fa.dispatch.addresses import Address, aux_views, with_aux
+from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.variant import GradientArrays, Variant, Wanted
 from numba_fa.problem.arrays import ArrayView
@@ -23,12 +24,13 @@ class Kernel:
 
     variant: Variant
     key: DispatchKey
+    device: Device
     prepare: Callable[[tuple[Any, ...]], Launch] | None = None
     launch: Callable[[tuple[Any, ...], int], None] | None = None
 
     def arguments(self, problem: Problem, arrays: GradientArrays) -> tuple[Any, ...]:
         """The values of the kernel's parameters."""
-        own = self.variant.arguments(problem, self.key, arrays)
+        own = self.variant.arguments(problem, self.key, self.device, arrays)
         return (*own, *self.variant.program(problem)) if self.variant.programmed else own
 
 

@@ -204,7 +204,7 @@ class Plan:
         return Ready(launch, self.access.libraries[type(q)], q, views)
 
     def _arguments(self, problem: Problem, arrays: Arrays) -> tuple[Any, ...]:
-        own = self.variant.arguments(problem, self.key, arrays)
+        own = self.variant.arguments(problem, self.key, self.device, arrays)
         return (*own, *self.variant.program(problem)) if self.variant.programmed else own
 
     def _by_values(self, arrays: Arrays) -> Launch:

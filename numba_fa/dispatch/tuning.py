@@ -29,8 +29,9 @@ class Row:
     """For `family`, head_dims (the wider, where values have another) up to `head_dim` and `mask` (None: any): block_m
     queries by block_n keys, stages deep.
 
-    biased: for calls with biases only, or for those without; None for either. most: for calls of at most so many queries
-    and as many keys; None for any, and then before no row with a bound. origin: where it comes from.
+    biased: for calls with biases only, or for those without; None for either. values: for values of head_dims up to this.
+    most: for calls of at most so many queries and as many keys; None for any, and then before no row with a bound. origin:
+    where it comes from.
     """
 
     family: str
@@ -42,15 +43,18 @@ class Row:
     origin: Origin
     biased: bool | None = None
     most: int | None = None
+    values: int = tiles.MOST_COLUMNS
 
-    def speaks_for(self, family: str, head_dim: int, mask: str, bias: str) -> bool:
+    def speaks_for(self, family: str, dims: HeadDims, mask: str, bias: str) -> bool:
         """Whether it is for such calls, of some length."""
-        fits = self.family == family and head_dim <= self.head_dim and self.mask in (None, mask)
-        return fits and self.biased in (None, bias != NO_BIAS)
+        fits = self.family == family and max(dims) <= self.head_dim and dims.head_dim_v <= self.values
+        return fits and self.mask in (None, mask) and self.biased in (None, bias != NO_BIAS)
 
 
 H200 = Origin("2026-11-24", "NVIDIA H200", "python -m numba_fa.testing.speed")
 SHORT = Origin("2026-11-27", "NVIDIA H200", "python -m numba_fa.testing.speed --seqlens 512 1024 2048")
+MEASURED = Origin("2026-11-27", "NVIDIA H200", "python -m numba_fa.testing.speed SLUG...")
+TUNED = Origin("2026-11-27", "NVIDIA H200", "numba-fa tune --head-dims 96 192 192:128 --seqlens 1024 2048 4096 8192")
 TURING = Origin(None, "any GPU from Turing on", "fits 64 KB of shared memory")
 CORES = Origin("2026-11-24", "a CPU with two cores", "python -m numba_fa.testing.cpu_speed")
 
@@ -58,9 +62,12 @@ TABLE = (
     Row("sm90", 64, "causal", 128, 128, 4, SHORT, biased=False, most=2048),
     Row("sm90", 64, None, 128, 128, 4, SHORT, biased=False, most=1024),
     Row("sm90", 64, None, 192, 128, 4, H200),
+    Row("sm90", 96, "causal", 128, 128, 2, MEASURED, biased=False, most=4096),
+    Row("sm90", 96, "causal", 192, 96, 3, TUNED, biased=False),
     Row("sm90", 128, None, 128, 128, 2, H200),
-    Row("sm90", 192, None, 128, 112, 2, H200),
-    Row("sm90", 256, None, 128, 64, 2, SHORT, biased=False, most=2048),
+    Row("sm90", 192, None, 128, 128, 2, TUNED, values=128),
+    Row("sm90", 192, None, 128, 64, 3, TUNED),
+    Row("sm90", 256, None, 128, 64, 2, MEASURED, biased=False),
     Row("sm90", 256, None, 128, 80, 2, H200),
     Row("simt", 64, None, 64, 64, 1, TURING),
     Row("simt", 128, None, 32, 32, 1, TURING),
@@ -78,10 +85,11 @@ def key_for(
 ) -> DispatchKey:
     """The key with the table's tile for any length, or a computed one. head_dim, head_dim_v: as compiled; mask, bias: as in
     a slug."""
+    dims = HeadDims(head_dim, head_dim_v or head_dim)
     for row in TABLE:
-        if row.most is None and row.speaks_for(family, max(head_dim, head_dim_v), mask, bias):
+        if row.most is None and row.speaks_for(family, dims, mask, bias):
             return DispatchKey(op, family, dtype, head_dim, mask, row.block_m, row.block_n, row.stages, bias, head_dim_v)
-    tile = tiles.default_tile(family, HeadDims(head_dim, head_dim_v or head_dim))
+    tile = tiles.default_tile(family, dims)
     if tile is None:
         raise LookupError(f"no tile for {family} head_dim {head_dim} {mask}")
     return DispatchKey(op, family, dtype, head_dim, mask, *tile, bias, head_dim_v)
@@ -91,7 +99,7 @@ def for_length(key: DispatchKey, longest: int) -> DispatchKey:
     """The key with the table's tile for calls of at most `longest` queries and keys, if it has one. Of a forward: the table
     knows no others' tiles."""
     for row in TABLE if key.op == "fwd" else ():
-        if row.speaks_for(key.family, key.widest, key.mask, key.bias):
+        if row.speaks_for(key.family, key.dims, key.mask, key.bias):
             if row.most is None:
                 return key
             if longest <= row.most:

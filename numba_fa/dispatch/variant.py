@@ -104,7 +104,8 @@ class Variant:
     longest), the one for calls of at most `longest` queries and keys; grid and arguments turn a problem into a launch
     grid and the values of the parameters, from `Arrays` or `GradientArrays`. programmed: whether the kernel takes,
     last, what mask, biases and sink_logits pass; program(problem) gives that. limits: further reasons against a
-    problem. task: what it is chosen for, "fwd" or "bwd"; by default its op.
+    problem. task: what it is chosen for, "fwd" or "bwd"; by default its op. early: whether it is
+    launched before the kernel before it in the stream has ended, and waits for that itself (`ptx/order.py: grid_wait`).
 
     Of a backward: deterministic, whether results are bit-equal from run to run. along(wanted): gradients that are made
     along with those wanted, and need room. stages(key, wanted): the keys of all its kernels in order, its own
@@ -122,7 +123,7 @@ class Variant:
     signature: Callable[[str], tuple[str, ...]]
     key_for: Callable[..., DispatchKey]
     grid: Callable[[Problem, DispatchKey, Device], tuple[int, int, int]]
-    arguments: Callable[[Problem, DispatchKey, Any], tuple[Any, ...]]
+    arguments: Callable[[Problem, DispatchKey, Device, Any], tuple[Any, ...]]
     limits: Callable[[Problem], list[str]] = lambda problem: []
     for_length: Callable[[DispatchKey, int], DispatchKey] = lambda key, longest: key
     biases: tuple[str, ...] = ()
@@ -130,6 +131,7 @@ class Variant:
     programmed: bool = False
     program: Callable[[Problem], tuple[Any, ...]] = lambda problem: problem.program_arguments
     task: str = ""
+    early: bool = False
     deterministic: bool = True
     along: Callable[[Wanted], Wanted] = lambda wanted: wanted
     stages: Callable[[DispatchKey, Wanted], tuple[DispatchKey, ...]] = lambda key, wanted: (key,)

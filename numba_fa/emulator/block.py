@@ -36,6 +36,7 @@ class Block:
         seed: int,
         memory: GlobalMemory | None,
         trace: Trace,
+        early: bool = False,
     ) -> None:
         self.index, self.grid, self.size = index, grid, size
         self.rng = np.random.default_rng([seed, *index])
@@ -47,6 +48,7 @@ class Block:
         self.stores = Stores(self)
         self.warpgroups: dict[int, Warpgroup] = {}
         self.registers: dict[int, int] = {}  # a thread, by warpgroup, since setmaxnreg
+        self._early, self._waited = early, set[int]()  # threads that know the kernels before to have ended
         self._arrays: dict[tuple[Any, int], SharedArray] = {}
         self._step = 0
         self._waits: dict[tuple[str, int, tuple[int, int]], Event] = {}
@@ -80,6 +82,15 @@ class Block:
             for warp, size in sorted(counts.items()):
                 self.record(kind, warp * WARP, size)
             counts.clear()
+
+    def touch_global(self, thread: int) -> None:
+        """A thread reads or writes global memory; HazardError where the kernels before may not have ended."""
+        if self._early and thread not in self._waited:
+            raise HazardError(f"thread {thread} touches global memory before it has waited for the kernels before")
+
+    def wait_for_grids(self, thread: int) -> None:
+        """A thread waits for the kernels before."""
+        self._waited.add(thread)
 
     def record(self, kind: str, thread: int, amount: int = 0, address: int = 0, note: str = "") -> Event:
         """Add an event to the trace, at the next step."""

@@ -82,7 +82,7 @@ def emulate(
     out = np.full((*q.shape[:3], v.shape[3]), np.nan, q.dtype)
     lse = np.full((problem.batch, problem.heads, problem.seqlen_q), np.nan, np.float32)
     call = Arrays(*views, library.view(out), library.view(lse))
-    values = (*variant.arguments(problem, key, call), *(variant.program(problem) if variant.programmed else ()))
+    values = (*variant.arguments(problem, key, device, call), *(variant.program(problem) if variant.programmed else ()))
     pointers = {array.ctypes.data: array for array in (*arrays, out, lse)}
     trace = run_kernel(source, variant.grid(problem, key, device), _arguments(source, values, pointers), seed=seed)
     trace.title = key.slug

@@ -22,13 +22,15 @@ def run_kernel(
     arguments: tuple[Any, ...],
     *,
     seed: int = 0,
+    early: bool = False,
     blocks: Iterable[tuple[int, int, int]] | None = None,
 ) -> Trace:
     """Run `source` over `grid` (x, y, z), or only its `blocks`; what it stores appears in the arguments' arrays.
 
     arguments, by the signature's tokens: "tensor_map" a TensorMap; "pointer" what GlobalMemory.pointer gave, or 0;
     "float32*", "uint16*" a FlatPointer, or an array to make one of; numbers as they are; then, one by one, the
-    program's, NumPy arrays for its arrays. seed: order of threads and where shared memory starts. Raises EmulationError
+    program's, NumPy arrays for its arrays. seed: order of threads and where shared memory starts.
+    early: it may start before the kernels before it have ended, and must wait for them itself. Raises EmulationError
     (Deadlock, HazardError) for a wrong kernel, TypeError for arguments that do not follow the signature.
     """
     values = bind(source, arguments)
@@ -39,7 +41,7 @@ def run_kernel(
     with np.errstate(all="ignore"):
         for index in blocks or itertools.product(*map(range, grid)):
             block = Block(
-                tuple(index), grid, source.threads, source.shared_bytes, seed=seed, memory=memory, trace=trace
-            )
+                tuple(index), grid, source.threads, source.shared_bytes, seed=seed, memory=memory, trace=trace, early=early,
+            )  # fmt: skip
             block.run(kernel, values)
     return trace

@@ -40,6 +40,7 @@ class Stores:
         What the tensor clips may hold anything.
         """
         shared = self._block.shared
+        self._block.touch_global(thread)
         touched = numbers[tensor.touched(*coordinates)]
         if touched.size:
             shared.require(touched, "tma_store", [thread])

@@ -199,6 +199,15 @@ def ticket_set(address: int, value: int) -> None:
     _global(int(address), 4, "ticket_set").view(np.int32)[0] = int(value)
 
 
+def grid_wait() -> None:
+    """The kernels before have ended here; but what an early one touches before it asks is an error."""
+    current().block.wait_for_grids(current().index)
+
+
+def grid_go_ahead() -> None:
+    """Nothing: no kernel is early here."""
+
+
 def _read_words(places: np.ndarray, what: str) -> np.ndarray:
     """The float32 words at shared addresses, as this thread may read them."""
     thread, shared = current().index, current().block.shared
@@ -222,6 +231,7 @@ def _global(address: int, size: int, what: str) -> np.ndarray:
         raise EmulationError(f"{what} at {address:#x}, and the kernel was given no pointer")
     if address % min(size, 16):
         raise EmulationError(f"{what} of {size} bytes at {address:#x}, which is misaligned")
+    current().block.touch_global(current().index)
     return memory.span(address, size, what)
 
 
@@ -229,4 +239,5 @@ TWINS = (
     keep_from, column_values, column_exponential, column_gradient, stmatrix_words, store_quads, share_words, shared_values,
     gemm_tt, bulk_load, bulk_reduce_add,
     load_words, load_quads, add_quads, store_zero, dot_words, ld_global_f32, ld_global_u16, ticket_wait, ticket_set,
+    grid_wait, grid_go_ahead,
 )  # fmt: skip

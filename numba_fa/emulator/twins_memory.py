@@ -20,6 +20,7 @@ _INT32 = Cast("int32")
 def st_global_f32(address: int, value: np.float32) -> None:
     """Store a float32 to global memory."""
     memory = current().block.memory
+    current().block.touch_global(current().index)
     if memory is None:
         raise EmulationError(f"store to {int(address):#x}, and the kernel was given no pointer")
     memory.store(int(address), np.float32(value))
@@ -55,6 +56,7 @@ def tma_load(destination: int, descriptor: TensorMap, barrier: int, *coordinates
     _require_map(descriptor)
     block = current().block
     numbers = _box(block, int(destination), descriptor, "tma_load")
+    block.touch_global(current().index)
     mbarrier = block.mbarrier(int(barrier))
     if not mbarrier.fenced:
         raise HazardError(f"tma_load completes on {mbarrier.name}, made without fence_mbarrier_init after")

@@ -1,4 +1,4 @@
-"""Order between blocks, through an int32 in global memory."""
+"""Order between blocks, through an int32 in global memory, and between a kernel and the next one of its stream."""
 
 from numba_fa.ptx.core import Op, define
 
@@ -13,3 +13,8 @@ ticket_wait = define(
 )
 # Write a value, releasing what this thread did, and what it knows that others did.
 ticket_set = define(Op("ticket_set", "lr", "fence.acq_rel.gpu;\nst.release.gpu.global.b32 [$0], $1;"))
+# Until the kernels before this one in its stream have ended, and all that they wrote is visible; of use where this one is
+# launched early (`Variant.early`). Whatever they write, or read and this one writes, is touched after.
+grid_wait = define(Op("grid_wait", "", "griddepcontrol.wait;"))
+# The next kernel may start, if it is launched early, once all blocks have said so or ended.
+grid_go_ahead = define(Op("grid_go_ahead", "", "griddepcontrol.launch_dependents;"))

@@ -22,19 +22,3 @@ def locate(turn, tiles, heads, batch, together):
     behind = rest // here
     head = group * together + rest - behind * here
     return tiles - 1 - behind, head % heads, head // heads
-
-
-def balance(tiles: int, heads: int, together: int, blocks: int, first: float) -> float:
-    """How even the work of persistent blocks is: the mean block's over the busiest one's, 1 at best.
-
-    The work of tile t is first + t: what its diagonal position costs, in tiles. heads: of all batches. Looks at no more
-    than 64 waves; what later ones add is small beside those.
-    """
-    load = [0.0] * blocks
-    total = min(tiles * heads, 64 * blocks)
-    for wave in range(-(-total // blocks)):
-        for block in range(blocks):
-            turn = turn_of(wave, block, blocks)
-            if turn < total:
-                load[block] += first + locate(turn, tiles, heads, 1, together)[0]
-    return sum(load) / blocks / max(load)

@@ -34,7 +34,7 @@ def test_explain_without_arrays(capsys):
     text = output(capsys, "explain", "2", "100", "200", "12", "4", "64", "--device", "sm_90a", "--backward")
     assert "bwd-sm90-bf16-d64-full-" in text
     text = output(capsys, "explain", "2", "100", "200", "12", "4", "192:128", "--device", "sm_90a")
-    assert "fwd-sm90-bf16-d192v128-full-m128n112s2" in text and "head_dim 192 (v's 128)" in text
+    assert "fwd-sm90-bf16-d192v128-full-m128n128s2" in text and "head_dim 192 (v's 128)" in text
     text = output(capsys, "explain", "2", "100", "200", "12", "4", "64", "--device", "sm_80")
     assert "fwd-simt-bf16-d64-full" in text and "not forward-sm90" in text
 

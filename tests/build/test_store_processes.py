@@ -40,7 +40,9 @@ def store():
 WRITER = "for turn in range(100):\n    store().put(artifact(keys[turn % 3], mine))\n"
 READER = """
 hits = 0
-for turn in range(1500):
+turn = 0
+while turn < 1500 or not hits:  # a busy machine may start it long before the first writer
+    turn += 1
     slug = keys[turn % 3]
     found = store().get(slug, "sm_90a")
     if found is not None:

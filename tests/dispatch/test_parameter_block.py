@@ -184,11 +184,11 @@ def test_blocks_of_a_template_are_apart(template):
     assert ctypes.c_int64.from_address(addresses_of(second, 2)[1]).value == 7
 
 
-def launcher(monkeypatch, signature, arguments, launch_kernel, current=lambda room: 0):
+def launcher(monkeypatch, signature, arguments, launch_kernel, current=lambda room: 0, early=False):
     """A launch of a kernel on a device whose driver's functions are these and whose context is number 0."""
     monkeypatch.setattr(launch, "driver_calls", lambda device: (launch_kernel, current, 0))
     kernel = LoadedKernel(SimpleNamespace(threads=32, shared_bytes=9), None, 1 << 40)
-    return launch.make_prepare(kernel, signature, (7, 8, 9), HOPPER)(arguments)
+    return launch.make_prepare(kernel, signature, (7, 8, 9), HOPPER, early)(arguments)
 
 
 def test_threads_that_launch_at_once_disturb_no_other(monkeypatch):
@@ -235,6 +235,21 @@ def test_the_drivers_function_is_called_as_c_calls_it(monkeypatch):
     shape, rest = [7, 8, 9, 32, 1, 1, 9], [0, 5, 0, 0, 0, 0]
     assert seen == [(shape, rest, 1 << 40, at, None) for at in (1 << 41, 1 << 42)]
     assert made_current == [HOPPER] and ctypes.sizeof(launch.LaunchConfig) == 56
+
+
+def test_an_early_kernel_is_launched_so(monkeypatch):
+    """One CUlaunchAttribute of 72 bytes: programmatic stream serialization, 6 in cuda.h, allowed."""
+    seen = []
+
+    def launch_kernel(config, *rest):
+        seen.append((config._obj.attribute_count, config._obj.attributes))
+        return 0
+
+    for early in (True, False):
+        launcher(monkeypatch, ("pointer",), (Address(0),), launch_kernel, early=early)((1,), 0)
+    (count, at), none = seen
+    assert (ctypes.sizeof(launch._Attribute), count, none) == (72, 1, (0, None))
+    assert list((ctypes.c_int * 3).from_address(at)) == [6, 0, 1]
 
 
 def test_a_tensor_map_is_asked_for_as_c_asks(monkeypatch):

@@ -62,7 +62,7 @@ def test_sm90_arguments():
         TensorMap(asked["v"], key.block_n, 64), TensorMap(asked["out"], 64, 64),
     )  # fmt: skip
     assert arguments[4:10] == (LSE.pointer, 6, 3, 2, 5, 7)
-    assert arguments[10] == 6 * 2  # all heads of all batches together: their keys and values are small
+    assert arguments[10] == 2  # the heads that share keys and values go together
     assert arguments[11] == pytest.approx(0.5 * LOG2_E, rel=1e-12)
     assert len(arguments) == len(plan.variant.signature("bf16"))
 

@@ -97,7 +97,7 @@ def emulate(case, family, block_m, block_n, stages, arrays, multiprocessors=132,
     q, k, v, o = (_view(x) for x in (*arrays, out))
     views = SimpleNamespace(q=q, k=k, v=v, out=o, lse_pointer=memory.pointer(lse))
     device = Device("emulated", 0, "sm_90a", multiprocessors)
-    arguments = [_argument(value) for value in FORWARD.arguments(problem, key, views)]
+    arguments = [_argument(value) for value in FORWARD.arguments(problem, key, device, views)]
     source = (factory or make_forward)(key)
     if case.mask == "causal":
         arguments.append(case.seqlen_k - case.seqlen_q)

@@ -106,12 +106,12 @@ def _launch(call, arrays, wanted, owners, seed):
     problem, main = call.problem, call.key
     for key in call.variant.stages(main, wanted):
         variant = call.variant if key.op == main.op else variant_of(key)
-        values = variant.arguments(problem, key, arrays) + (variant.program(problem) if variant.programmed else ())
+        values = variant.arguments(problem, key, HOPPER, arrays) + (variant.program(problem) if variant.programmed else ())
         source, memory = variant.factory()(key), GlobalMemory()
         assert variant.signature(key.dtype) == source.signature, key
         tokens = (*source.signature, *source.program)
         arguments = tuple(_argument(*pair, owners, memory) for pair in zip(tokens, values, strict=True))
-        run_kernel(source, variant.grid(problem, key, HOPPER), arguments, seed=seed)
+        run_kernel(source, variant.grid(problem, key, HOPPER), arguments, seed=seed, early=variant.early)
 
 
 def _argument(token, value, owners, memory):

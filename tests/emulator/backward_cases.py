@@ -116,10 +116,11 @@ def emulate(problem, arrays, *, tile=None, op="bwd", blocks=None, dlse=None, see
     )  # fmt: skip
     device = Device("emulated", 0, "sm_90a", 132)
     for stage, stage_key in zip((PREPROCESS, BACKWARD, FINISH), BACKWARD.stages(key, frozenset("qkv")), strict=True):
-        arguments = [_argument(value) for value in stage.arguments(sizes, stage_key, views)]
+        arguments = [_argument(value) for value in stage.arguments(sizes, stage_key, device, views)]
         arguments += problem.aux if stage.programmed else ()
         grid = (blocks, 1, 1) if blocks and stage.programmed else stage.grid(sizes, stage_key, device)
-        trace = run_kernel(stage.factory()(stage_key), grid, tuple(arguments), seed=case.seed if seed is None else seed)
+        trace = run_kernel(stage.factory()(stage_key), grid, tuple(arguments), seed=case.seed if seed is None else seed,
+                           early=stage.early)  # fmt: skip
         if stage.programmed:
             main = trace
     return dq, dk, dv, main

@@ -19,7 +19,7 @@ from numba_fa.ptx.fragment_columns import (
 from numba_fa.ptx.integer import opaque, quotient
 from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.memory import float_to_bits, shared_address, st_shared_u32
-from numba_fa.ptx.order import ticket_set, ticket_wait
+from numba_fa.ptx.order import grid_go_ahead, grid_wait, ticket_set, ticket_wait
 from numba_fa.ptx.tma import bulk_commit_group, bulk_wait_group, fence_proxy_async
 from numba_fa.ptx.vector import (
     ld_global_f32,
@@ -258,6 +258,18 @@ def ticket_probe():
     yield Probe("tickets", source, [np.array([3], np.int32), np.zeros(1, np.float32)], truth, grid=(4, 1, 1))
 
 
+def grid_probe():
+    """Nothing runs before this kernel or after it; `test_gpu_backward.py` has chains of kernels that wait."""
+
+    def kernel(out):
+        grid_go_ahead()
+        grid_wait()
+        out[cuda.threadIdx.x] = float32(cuda.threadIdx.x)
+
+    truth = np.arange(32, dtype=np.float32)
+    yield Probe("grids", KernelSource(kernel, ("float32*",), 32, 0), [np.full_like(truth, 7)], {0: truth})
+
+
 def integer_probe():
     def kernel(out):
         thread = int32(cuda.threadIdx.x)
@@ -294,5 +306,6 @@ def probes():
     yield from vector_probe()
     yield from dot_probes()
     yield from ticket_probe()
+    yield from grid_probe()
     yield from integer_probe()
     yield from tt_probes()

@@ -58,7 +58,7 @@ def test_the_list_needs_no_gpu(capsys):
     assert main(["tune", "--list", "--head-dims", "256", "192:128", "--masks", "window"]) == 0
     text = capsys.readouterr().out
     assert "-d256-window-" in text and "m128n64s2" in text
-    assert "-d192v128-window-m128n112s2: m128n112s2" in text
+    assert "-d192v128-window-m128n128s2: m128n128s2" in text
 
 
 def test_without_a_gpu_nothing_is_measured(capsys, monkeypatch):

@@ -1,10 +1,9 @@
-"""Schedules: every tile once, whatever the grid; and the estimate of evenness."""
+"""Schedules: every tile once, whatever the grid."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numba_fa.tile.scheduler import balance, locate, turn_of
+from numba_fa.tile.scheduler import locate, turn_of
 
 
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 4), st.integers(1, 25), st.integers(1, 40))
@@ -23,10 +22,3 @@ def test_the_longest_tiles_of_a_group_come_first():
     order = [locate(turn, 3, 4, 1, 2) for turn in range(12)]
     assert order[:6] == [(2, 0, 0), (2, 1, 0), (1, 0, 0), (1, 1, 0), (0, 0, 0), (0, 1, 0)]
     assert {head for _, head, _ in order[6:]} == {2, 3}
-
-
-def test_balance_by_hand():
-    # Work 3, 2, 1 of one head over two blocks: the first wave gives 3 and 2, the second, backwards, 1 to the second.
-    assert balance(3, 1, 1, 2, 1.0) == pytest.approx(3 / 3)
-    # Over three blocks, one tile each: the busiest has 3 of 6.
-    assert balance(3, 1, 1, 3, 1.0) == pytest.approx(2 / 3)

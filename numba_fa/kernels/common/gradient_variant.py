@@ -88,7 +88,7 @@ def _dense_grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int
     return _tiles(queries, block_m) * _tiles(keys, block_n), heads, batch
 
 
-def _dense(problem: Problem, key: DispatchKey, arrays: GradientArrays) -> tuple[Any, ...]:
+def _dense(problem: Problem, key: DispatchKey, device: Device, arrays: GradientArrays) -> tuple[Any, ...]:
     (pointers, strides), result = _inputs(arrays), _result(arrays, key)
     return (
         *pointers, arrays.rooms["rows"], result.pointer, *strides, *result.strides,
@@ -100,7 +100,7 @@ def _relative_grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[
     return _tiles(problem.seqlen_q, bias_tile(key)[0]), problem.heads, problem.batch
 
 
-def _relative(problem: Problem, key: DispatchKey, arrays: GradientArrays) -> tuple[Any, ...]:
+def _relative(problem: Problem, key: DispatchKey, device: Device, arrays: GradientArrays) -> tuple[Any, ...]:
     pointers, strides = _inputs(arrays)
     parts = arrays.rooms[f"parts{bias_number(key)}"]
     return *pointers, arrays.rooms["rows"], parts, *strides, *_sizes(problem), problem.scale
@@ -111,7 +111,7 @@ def _sum_grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, 
     return parameter_count(bias.name), problem.heads, _owned(problem, key, 2)[0] if bias.kind == "alibi" else 1
 
 
-def _sum(problem: Problem, key: DispatchKey, arrays: GradientArrays) -> tuple[Any, ...]:
+def _sum(problem: Problem, key: DispatchKey, device: Device, arrays: GradientArrays) -> tuple[Any, ...]:
     view, number = _result(arrays, key), bias_number(key)
     # Slopes are (batch, heads), a table (buckets, heads).
     other, head = view.strides
@@ -120,7 +120,7 @@ def _sum(problem: Problem, key: DispatchKey, arrays: GradientArrays) -> tuple[An
     return arrays.rooms[f"parts{number}"], view.pointer, *strides, problem.batch, tiles
 
 
-def _sink(problem: Problem, key: DispatchKey, arrays: GradientArrays) -> tuple[Any, ...]:
+def _sink(problem: Problem, key: DispatchKey, device: Device, arrays: GradientArrays) -> tuple[Any, ...]:
     sink, result = problem.sink_logits, arrays.dsink
     assert sink is not None and result is not None
     return (

@@ -10,6 +10,7 @@ from numba_fa.flash.online_softmax import LOG2_E, NEG_INF, ZERO
 from numba_fa.jit import KernelSource, cuda, device, int32, int64
 from numba_fa.kernels.common.signatures import PREPROCESS_SIGNATURE
 from numba_fa.ptx.memory import st_global_f32
+from numba_fa.ptx.order import grid_go_ahead
 from numba_fa.ptx.vector import ld_global_f32, ld_global_u16, load_words, make_dot, store_zero
 from numba_fa.ptx.warp import shfl_bfly
 
@@ -45,6 +46,7 @@ def make_preprocess(key: DispatchKey) -> KernelSource:
     A row that sees nothing (LSE -inf) and rows past the end get LSE +inf, so that exp2(score - LSE) is 0, and delta 0.
     """
     BLOCK_M, ITEM, ANYWHERE = key.block_m, 4 if key.dtype == "fp32" else 2, key.family == "simt"
+    HOPPER = key.family == "sm90"
     PIECE = 1 if ANYWHERE else 16 // ITEM  # elements a load
     LANES = 16 if ANYWHERE else 4  # threads that share a row, so that a warp's loads are of whole sectors
     while LANES < 32 and LANES * PIECE < key.head_dim_v:
@@ -63,6 +65,8 @@ def make_preprocess(key: DispatchKey) -> KernelSource:
 
     def preprocess(o, do, lse, dlse, rows, zeroed, o_batch, o_row, o_head, do_batch, do_row, do_head, heads, seqlen_q,
                    head_dim_v, tile_bytes, tickets):  # fmt: skip
+        if HOPPER:  # what comes next waits for all this by itself
+            grid_go_ahead()
         thread = int32(cuda.threadIdx.x)
         tile, head, index = int32(cuda.blockIdx.x), int32(cuda.blockIdx.y), int32(cuda.blockIdx.z)
         number = int64(index * heads + head) * cuda.gridDim.x + tile

@@ -38,12 +38,12 @@ def numpy_arguments(arguments: tuple[object, ...]) -> tuple[object, ...]:
     return tuple(numpy_view(a, _PATTERNS) if isinstance(a, ArrayView) else a for a in arguments)
 
 
-def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[object, ...]:
+def _arguments(problem: Problem, key: DispatchKey, device: Device, arrays: Arrays) -> tuple[object, ...]:
     views = [numpy_view(view) for view in (arrays.q, arrays.k, arrays.v, arrays.out)]
     return (*views, numpy_view(arrays.lse) if arrays.lse else None, problem.scale)
 
 
-def _gradient_arguments(problem: Problem, key: DispatchKey, arrays: GradientArrays) -> tuple[object, ...]:
+def _gradient_arguments(problem: Problem, key: DispatchKey, device: Device, arrays: GradientArrays) -> tuple[object, ...]:
     views = (arrays.q, arrays.k, arrays.v, arrays.out, arrays.dout, arrays.lse, arrays.dlse, arrays.dq, arrays.dk, arrays.dv)
     dbias = tuple(view and numpy_view(view) for view in arrays.dbias)
     for gradient in dbias:

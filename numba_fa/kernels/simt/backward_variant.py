@@ -54,7 +54,7 @@ def _strides(views: tuple[ArrayView, ...]) -> list[int]:
     return [stride for view in views for stride in view.strides[:3]]
 
 
-def _preprocess(problem: Problem, key: DispatchKey, arrays: GradientArrays) -> tuple[Any, ...]:
+def _preprocess(problem: Problem, key: DispatchKey, device: Device, arrays: GradientArrays) -> tuple[Any, ...]:
     strides = [stride * arrays.out.itemsize for stride in _strides((arrays.out, arrays.dout))]
     return (
         arrays.out.pointer, arrays.dout.pointer, arrays.lse.pointer, arrays.dlse_pointer, arrays.rooms["rows"], 0,
@@ -62,7 +62,7 @@ def _preprocess(problem: Problem, key: DispatchKey, arrays: GradientArrays) -> t
     )  # fmt: skip
 
 
-def _queries(problem: Problem, key: DispatchKey, arrays: GradientArrays) -> tuple[Any, ...]:
+def _queries(problem: Problem, key: DispatchKey, device: Device, arrays: GradientArrays) -> tuple[Any, ...]:
     assert arrays.dq is not None
     views = (arrays.q, arrays.k, arrays.v, arrays.dout, arrays.dq)
     return (
@@ -71,7 +71,7 @@ def _queries(problem: Problem, key: DispatchKey, arrays: GradientArrays) -> tupl
     )  # fmt: skip
 
 
-def _keys(problem: Problem, key: DispatchKey, arrays: GradientArrays) -> tuple[Any, ...]:
+def _keys(problem: Problem, key: DispatchKey, device: Device, arrays: GradientArrays) -> tuple[Any, ...]:
     # What is not wanted is not written: k and v stand in.
     views = (arrays.q, arrays.k, arrays.v, arrays.dout, arrays.dk or arrays.k, arrays.dv or arrays.v)
     return (

@@ -24,7 +24,7 @@ def _grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int,
     return (-(-problem.seqlen_q // key.block_m), problem.heads, problem.batch)
 
 
-def _arguments(problem: Problem, key: DispatchKey, arrays: Arrays) -> tuple[object, ...]:
+def _arguments(problem: Problem, key: DispatchKey, device: Device, arrays: Arrays) -> tuple[object, ...]:
     views = (arrays.q, arrays.k, arrays.v, arrays.out)
     return (
         *[view.pointer for view in views],

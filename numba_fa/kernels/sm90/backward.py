@@ -40,6 +40,7 @@ from numba_fa.kernels.sm90.backward_writer import END, make_backward_writer
 from numba_fa.problem.tokens import tokens_of
 from numba_fa.ptx.mbarrier import fence_mbarrier_init, mbarrier_arrive, mbarrier_init
 from numba_fa.ptx.memory import shared_address, st_shared_u32
+from numba_fa.ptx.order import grid_go_ahead, grid_wait
 from numba_fa.ptx.tma import tensor_map
 from numba_fa.ptx.warp import make_setmaxnreg, warp_uniform
 from numba_fa.tile.layout import SWIZZLE_ALIGNMENT
@@ -51,7 +52,8 @@ def make_backward(key: DispatchKey) -> KernelSource:
     Its parameters: tensor maps of q, k, v, dO (boxes of block_m, block_n, block_n, block_m rows), of dK and dV (64 rows);
     pointers to LSE in base 2 and delta, float32 (batch, heads, tiles, 2, block_m), and to dQ's sums (batch, heads, tiles,
     64 * (dq_columns[0] + dq_columns[1])), zeroed, and, for "bwd_det", to their tickets, int32 (batch, heads, tiles), zeroed;
-    heads, heads_kv, batch, seqlen_q, seqlen_k; scale; the program's launch arguments.
+    heads, heads_kv, batch, seqlen_q, seqlen_k; how many key heads go together (`backward_visits.py`); scale; the program's
+    launch arguments.
 
     key.op: "bwd"; "bwd_det" sums dQ up in one order (`backward_order.py`); "bwd_red" from registers.
     """
@@ -70,7 +72,8 @@ def make_backward(key: DispatchKey) -> KernelSource:
     STAGES, BARRIERS, ALIGN = key.stages, shape.barrier_offset, SWIZZLE_ALIGNMENT - 1
     shrink, grow = make_setmaxnreg(shape.registers[0], "dec"), make_setmaxnreg(shape.registers[1], "inc")
 
-    def backward_sm90(q, k, v, do, dk, dv, rows, dq, tickets, heads, heads_kv, batch, seqlen_q, seqlen_k, scale, aux):
+    def backward_sm90(q, k, v, do, dk, dv, rows, dq, tickets, heads, heads_kv, batch, seqlen_q, seqlen_k, together, scale,
+                      aux):  # fmt: skip
         memory = cuda.shared.array(0, uint8)
         base = int32((shared_address(memory) + ALIGN) & ~ALIGN)
         barriers = int32(base + BARRIERS)
@@ -99,30 +102,34 @@ def make_backward(key: DispatchKey) -> KernelSource:
                 mbarrier_init(full + TOLD, 1)
             fence_mbarrier_init()
         cuda.syncthreads()
+        grid_wait()  # for what the preprocess makes
+        grid_go_ahead()
         if warpgroup == 0:
             shrink()
             if thread == 0:
                 produce(tensor_map(q), tensor_map(k), tensor_map(v), tensor_map(do), int64(rows), base, barriers, heads_kv,
-                        batch, seqlen_k)  # fmt: skip
+                        batch, seqlen_k, together)  # fmt: skip
             elif thread == 96:
-                scout(barriers, heads, heads_kv, batch, seqlen_q, seqlen_k, aux)
+                scout(barriers, heads, heads_kv, batch, seqlen_q, seqlen_k, together, aux)
             elif STAGED and (thread == 32 or thread == 64):
                 write_queries(int64(dq), base, barriers, int32((thread >> 5) - 1))
             elif ORDERED and thread == 32:
-                wait_turns(int64(tickets), barriers, heads_kv, batch, seqlen_q, seqlen_k, aux)
+                wait_turns(int64(tickets), barriers, heads_kv, batch, seqlen_q, seqlen_k, together, aux)
             elif ORDERED and thread == 64:
                 pass_turns(int64(tickets), barriers)
         elif SPLIT:
             grow()
             if warpgroup == 1:
-                consume_values(tensor_map(dv), int64(dq), base, barriers, heads_kv, batch, seqlen_q, seqlen_k, scale, aux)
+                consume_values(tensor_map(dv), int64(dq), base, barriers, heads_kv, batch, seqlen_q, seqlen_k, together,
+                               scale, aux)  # fmt: skip
             else:
-                consume_keys(tensor_map(dk), int64(dq), base, barriers, heads_kv, batch, seqlen_q, seqlen_k, scale, aux)
+                consume_keys(tensor_map(dk), int64(dq), base, barriers, heads_kv, batch, seqlen_q, seqlen_k, together, scale,
+                             aux)  # fmt: skip
         else:
             grow()
             consumer = int32(warpgroup - 1)
             consume(tensor_map(dk), tensor_map(dv), int64(dq), base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k,
-                    scale, aux)  # fmt: skip
+                    together, scale, aux)  # fmt: skip
             if STAGED and thread & 31 == 0:
                 if thread & 127 == 0:
                     st_shared_u32(barriers + DQ_MESSAGE + 4 * consumer, END)

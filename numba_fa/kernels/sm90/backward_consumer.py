@@ -47,7 +47,7 @@ WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
 
 
 def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
-    """consume(dk, dv, sums, base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k, scale, aux).
+    """consume(dk, dv, sums, base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k, together, scale, aux).
 
     Step by step of the ring it starts S^T = K Q^T and dP^T = V dO^T, makes P^T while dP^T runs and dS^T while
     dV += P^T dO runs, and hands dS to both consumers. The product dQ = dS K is of the step before, so that neither
@@ -180,7 +180,7 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
             st_shared_u32(barriers + DQ_MESSAGE + 4 * consumer, tile)
 
     @device
-    def consume(dk_map, dv_map, sums, base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k, scale, aux):
+    def consume(dk_map, dv_map, sums, base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k, together, scale, aux):
         thread = int32(cuda.threadIdx.x & 127)
         lane_0 = thread & 31 == 0
         columns = Q_COLUMNS | np.int64(((base + Q_OFFSET) & 0x3FFFF) >> 4)
@@ -188,7 +188,7 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
         phase_kv = int32(0)
         turn = int32(cuda.blockIdx.x)
         while turn < count_tiles(seqlen_k) * heads_kv * batch:
-            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv, batch)
+            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv, batch, together)
             kv_first = int32(tile_k * BLOCK_N + consumer * 64)
             mbarrier_wait(barriers + K_FULL, phase_kv)
             mbarrier_wait(barriers + V_FULL, phase_kv)
@@ -230,7 +230,7 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
             if not DIRECT:
                 mbarrier_wait(barriers + DQ_EMPTY + 8 * consumer, step & 1)
             # Again: registers are dear in the loop.
-            tile_k, head_kv, index = locate(opaque(turn), count_tiles(seqlen_k), heads_kv, batch)
+            tile_k, head_kv, index = locate(opaque(turn), count_tiles(seqlen_k), heads_kv, batch, together)
             room = int32(base + DQ_OFFSET + consumer * ROOM_BYTES)
             kv_first = int32(tile_k * BLOCK_N + consumer * 64)
             write_values(dv_map, dv, room, consumer, kv_first, head_kv, index)

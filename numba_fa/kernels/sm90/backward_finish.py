@@ -8,6 +8,7 @@ from numba_fa.kernels.sm90.backward_shape import BackwardShape
 from numba_fa.kernels.sm90.backward_variant import FINISH_SIGNATURE
 from numba_fa.ptx.fragment import make_scale_rows, make_stmatrix
 from numba_fa.ptx.memory import shared_address
+from numba_fa.ptx.order import grid_wait
 from numba_fa.ptx.tma import bulk_commit_group, bulk_wait_group, fence_proxy_async, tensor_map, tma_store
 from numba_fa.ptx.vector import make_load_quads
 from numba_fa.tile.layout import SWIZZLE_ALIGNMENT
@@ -32,8 +33,13 @@ def make_finish(key: DispatchKey) -> KernelSource:
         memory = cuda.shared.array(0, uint8)
         room = int32((shared_address(memory) + ALIGN) & ~ALIGN)
         thread = int32(cuda.threadIdx.x)
-        tile, head, index = int32(cuda.blockIdx.x), int32(cuda.blockIdx.y), int32(cuda.blockIdx.z)
+        # Backwards: what the main kernel added last is still in L2.
+        tile, head, index = (
+            int32(cuda.gridDim.x - 1 - cuda.blockIdx.x), int32(cuda.gridDim.y - 1 - cuda.blockIdx.y),
+            int32(cuda.gridDim.z - 1 - cuda.blockIdx.z),
+        )  # fmt: skip
         source = sums + (int64(index * heads + head) * cuda.gridDim.x + tile) * (FIRST + SECOND) + (thread & 127) * 16
+        grid_wait()
         if thread < 128:
             put_first(source, room, 0, scale)
         else:

@@ -33,7 +33,7 @@ END = -1
 def make_order(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
     """(wait_turns, pass_turns) for two threads.
 
-    wait_turns(tickets, barriers, heads_kv, batch, seqlen_q, seqlen_k, aux). pass_turns(tickets, barriers).
+    wait_turns(tickets, barriers, heads_kv, batch, seqlen_q, seqlen_k, together, aux). pass_turns(tickets, barriers).
     """
     BLOCK_N, STAGES, MESSAGES = shape.key.block_n, shape.key.stages, shape.message_offset
     CAUSAL = shape.key.mask == "causal"  # what one tile of keys is too late for, so are all that follow
@@ -50,13 +50,13 @@ def make_order(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
         return int32(0)
 
     @device
-    def wait_turns(tickets, barriers, heads_kv, batch, seqlen_q, seqlen_k, aux):
+    def wait_turns(tickets, barriers, heads_kv, batch, seqlen_q, seqlen_k, together, aux):
         tiles_k = int32((seqlen_k + BLOCK_N - 1) // BLOCK_N)
         total = int32(tiles_k * heads_kv * batch)
         step = int32(0)
         turn = int32(cuda.blockIdx.x)
         while turn < total:
-            tile_k, head_kv, index = locate(turn, tiles_k, heads_kv, batch)
+            tile_k, head_kv, index = locate(turn, tiles_k, heads_kv, batch, together)
             word = int32(0)
             while word & LAST == 0:
                 stage = int32(step % STAGES)

@@ -25,7 +25,7 @@ from numba_fa.ptx.tma import prefetch_tensormap
 
 
 def make_backward_producer(shape: BackwardShape) -> Any:
-    """produce(q, k, v, do, rows, base, barriers, heads_kv, batch, seqlen_k) loads all tiles."""
+    """produce(q, k, v, do, rows, base, barriers, heads_kv, batch, seqlen_k, together) loads all tiles."""
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES = key.block_m, key.block_n, key.stages
     Q_BYTES, DO_BYTES, ROW_BYTES = shape.q_bytes, shape.do_bytes, shape.row_bytes
@@ -37,7 +37,7 @@ def make_backward_producer(shape: BackwardShape) -> Any:
     load_keys, load_values = map(cache(lambda n: make_load(n, shape.kv_atom)), atoms)
 
     @device
-    def produce(q, k, v, do, rows, base, barriers, heads_kv, batch, seqlen_k):
+    def produce(q, k, v, do, rows, base, barriers, heads_kv, batch, seqlen_k, together):
         prefetch_tensormap(q)
         prefetch_tensormap(k)
         prefetch_tensormap(v)
@@ -48,7 +48,7 @@ def make_backward_producer(shape: BackwardShape) -> Any:
         turn = int32(cuda.blockIdx.x)
         # Counted again at every turn: registers are dear in the loop inside.
         while turn < count_tiles(seqlen_k) * heads_kv * batch:
-            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv, batch)
+            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv, batch, together)
             start = int32(tile_k * BLOCK_N)
             mbarrier_wait(barriers + KV_EMPTY, phase_kv)
             phase_kv ^= 1

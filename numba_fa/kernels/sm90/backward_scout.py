@@ -21,7 +21,7 @@ LAST, GHOST, TILE = 4, 8, 4
 
 
 def make_scout(shape: BackwardShape, program: Program) -> Any:
-    """scout(barriers, heads, heads_kv, batch, seqlen_q, seqlen_k, aux): every message of the block."""
+    """scout(barriers, heads, heads_kv, batch, seqlen_q, seqlen_k, together, aux): every message of the block."""
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES, MESSAGES = key.block_m, key.block_n, key.stages, shape.message_offset
     CONSUMERS = BLOCK_N // 64  # that own keys of their own
@@ -45,14 +45,14 @@ def make_scout(shape: BackwardShape, program: Program) -> Any:
         return bits
 
     @device
-    def scout(barriers, heads, heads_kv, batch, seqlen_q, seqlen_k, aux):
+    def scout(barriers, heads, heads_kv, batch, seqlen_q, seqlen_k, together, aux):
         tiles = int32(int32(seqlen_q + BLOCK_M - 1) >> LOG_M)
         stage = int32(0)
         phase = int32(1)
         turn = int32(cuda.blockIdx.x)
         # Counted again at every turn: registers are dear in the loop inside.
         while turn < count_tiles(seqlen_k) * heads_kv * batch:
-            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv, batch)
+            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv, batch, together)
             start = int32(tile_k * BLOCK_N)
             left = quotient(opaque(heads), heads_kv)
             head = int32(head_kv * left)

@@ -53,7 +53,7 @@ from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_desc
 
 def make_split_consumers(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
     """(consume_values, consume_keys), of the parameters (map, sums, base, barriers, heads_kv, batch, seqlen_q, seqlen_k,
-    scale, aux): map of dV, of dK."""
+    together, scale, aux): map of dV, of dK."""
     parts = _make_parts(shape)
     return _make_values(shape, program, parts), _make_keys(shape, parts)
 
@@ -132,13 +132,13 @@ def _make_values(shape: BackwardShape, program: Program, parts: SimpleNamespace)
     exponent_scale, HEADS, DO_BYTES = make_exponent_scale_t(program), shape.asks_head, shape.do_bytes
 
     @device
-    def consume_values(dv_map, sums, base, barriers, heads_kv, batch, seqlen_q, seqlen_k, scale, aux):
+    def consume_values(dv_map, sums, base, barriers, heads_kv, batch, seqlen_q, seqlen_k, together, scale, aux):
         lane_0 = cuda.threadIdx.x & 31 == 0
         step = int32(0)
         phase_kv = int32(0)
         turn = int32(cuda.blockIdx.x)
         while turn < count_tiles(seqlen_k) * heads_kv * batch:
-            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv, batch)
+            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv, batch, together)
             mbarrier_wait(barriers + K_FULL, phase_kv)
             phase_kv ^= 1
             dv = zeros()
@@ -177,7 +177,7 @@ def _make_values(shape: BackwardShape, program: Program, parts: SimpleNamespace)
                 add_dq(dq, sums, number, barriers, step)
                 step = int32(step + 1)
             # V is no longer read: the other consumer's last dS was made from it.
-            tile_k, head_kv, index = locate(opaque(turn), count_tiles(seqlen_k), heads_kv, batch)
+            tile_k, head_kv, index = locate(opaque(turn), count_tiles(seqlen_k), heads_kv, batch, together)
             write_values(dv_map, dv, base + V_OFFSET, int32(0), tile_k * BLOCK_N, head_kv, index)
             if lane_0:
                 mbarrier_arrive(barriers + KV_EMPTY)
@@ -223,7 +223,7 @@ def _make_keys(shape: BackwardShape, parts: SimpleNamespace) -> Any:
         return ds
 
     @device
-    def consume_keys(dk_map, sums, base, barriers, heads_kv, batch, seqlen_q, seqlen_k, scale, aux):
+    def consume_keys(dk_map, sums, base, barriers, heads_kv, batch, seqlen_q, seqlen_k, together, scale, aux):
         lane_0 = cuda.threadIdx.x & 31 == 0
         step = int32(0)
         phase_kv = int32(0)
@@ -255,7 +255,7 @@ def _make_keys(shape: BackwardShape, parts: SimpleNamespace) -> Any:
                 step = int32(step + 1)
             last = step - 1
             mbarrier_wait(barriers + DS_EMPTY + 8 * (last & 1), (last >> 1) & 1)  # nor does the other consumer read K
-            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv, batch)
+            tile_k, head_kv, index = locate(turn, count_tiles(seqlen_k), heads_kv, batch, together)
             write_keys(dk_map, scale_rows(dk, scale, scale), base, int32(1), tile_k * BLOCK_N, head_kv, index)
             if lane_0:
                 mbarrier_arrive(barriers + KV_EMPTY)

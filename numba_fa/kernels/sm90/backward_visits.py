@@ -9,8 +9,6 @@ from numba_fa.ptx.elementwise import index as position
 from numba_fa.ptx.elementwise import scalars, to_int32
 from numba_fa.ptx.integer import opaque, quotient
 
-_TWO_WAVES = 264  # blocks: two for each SM of an H100 or H200
-
 
 def make_count_tiles(shape: BackwardShape) -> Any:
     """count_tiles(seqlen_k) -> tiles of keys of a head; counted anew at each use, for registers are dear in loops."""
@@ -25,35 +23,24 @@ def make_count_tiles(shape: BackwardShape) -> Any:
 
 
 def make_place(shape: BackwardShape) -> Any:
-    """place(turn, tiles, heads_kv, batch) -> (tile of keys, key head, batch index) of a turn."""
-    return device(_place_in_order if shape.ordered else _place)
+    """place(turn, tiles, heads_kv, batch, together) -> (tile of keys, key head, batch index) of a turn.
 
-
-def _place(turn, tiles, heads_kv, batch):
-    """A head's tiles one after another, the first ones first.
-
-    Under a causal mask the first keys have the most queries, so that within a head the longest work starts earliest.
+    The first tile of `together` heads, then the second of each: under a causal mask the first keys have the most queries,
+    so that the longest work starts earliest. Where dQ is summed up in an order (`backward_order.py`), the last tile first.
     """
-    head = quotient(turn, tiles)
-    index = quotient(head, heads_kv)
-    return int32(turn - head * tiles), int32(head - index * heads_kv), index
+    LAST_FIRST = shape.ordered
 
+    @device
+    def place(turn, tiles, heads_kv, batch, together):
+        group = int32(quotient(turn, int32(together * tiles)) * together)
+        here = min(together, int32(heads_kv * batch - group))
+        rest = int32(turn - group * tiles)
+        row = quotient(rest, here)
+        head = int32(group + rest - row * here)
+        index = quotient(head, heads_kv)
+        return int32(tiles - 1 - row) if LAST_FIRST else row, int32(head - index * heads_kv), index
 
-def _place_in_order(turn, tiles, heads_kv, batch):
-    """The last tile of several heads, then the last but one of each, as dQ is summed up (`backward_order.py`).
-
-    So many heads that a tile's successor starts two waves of blocks later: time for what is handed on to arrive, which takes
-    about as long as a step. The first tiles first, a head's by themselves, took 1.2 to 2.4 times the time of sums in any
-    order (H200, 2026-11-27; findings 0013).
-    """
-    together = max(int32(1), quotient(_TWO_WAVES, tiles))
-    group = int32(quotient(turn, int32(together * tiles)) * together)
-    here = min(together, int32(heads_kv * batch - group))
-    rest = int32(turn - group * tiles)
-    row = quotient(rest, here)
-    head = int32(group + rest - row * here)
-    index = quotient(head, heads_kv)
-    return int32(tiles - 1 - row), int32(head - index * heads_kv), index
+    return place
 
 
 def make_visits(shape: BackwardShape, program: Program) -> tuple[Any, Any, Any]:
