@@ -29,9 +29,9 @@ class Row:
     """For `family`, head_dims (the wider, where values have another) up to `head_dim` and `mask` (None: any): block_m
     queries by block_n keys, stages deep.
 
-    biased: for calls with biases only, or for those without; None for either. values: for values of head_dims up to this.
-    most: for calls of at most so many queries and as many keys; None for any, and then before no row with a bound. origin:
-    where it comes from.
+    bias: for calls with a bias whose name begins so; "none": without biases; None: with or without. values: for values of
+    head_dims up to this. most: for calls of at most so many queries and as many keys; None for any, and then before no row
+    with a bound. origin: where it comes from.
     """
 
     family: str
@@ -41,34 +41,40 @@ class Row:
     block_n: int
     stages: int
     origin: Origin
-    biased: bool | None = None
+    bias: str | None = None
     most: int | None = None
     values: int = tiles.MOST_COLUMNS
 
     def speaks_for(self, family: str, dims: HeadDims, mask: str, bias: str) -> bool:
         """Whether it is for such calls, of some length."""
         fits = self.family == family and max(dims) <= self.head_dim and dims.head_dim_v <= self.values
-        return fits and self.mask in (None, mask) and self.biased in (None, bias != NO_BIAS)
+        biased = self.bias is None or any(name.startswith(self.bias) for name in bias.split("+"))
+        return fits and biased and self.mask in (None, mask)
 
 
 H200 = Origin("2026-11-24", "NVIDIA H200", "python -m numba_fa.testing.speed")
 SHORT = Origin("2026-11-27", "NVIDIA H200", "python -m numba_fa.testing.speed --seqlens 512 1024 2048")
 MEASURED = Origin("2026-11-27", "NVIDIA H200", "python -m numba_fa.testing.speed SLUG...")
 TUNED = Origin("2026-11-27", "NVIDIA H200", "numba-fa tune --head-dims 96 192 192:128 --seqlens 1024 2048 4096 8192")
+MASKED = Origin("2026-11-27", "NVIDIA H200", "numba-fa tune --head-dims 64 256 --masks document --seqlens 2048 8192")
+BIASED = Origin("2026-11-27", "NVIDIA H200", "numba-fa tune --masks causal --biases alibi softcap t5 --seqlens 2048 8192")
 TURING = Origin(None, "any GPU from Turing on", "fits 64 KB of shared memory")
 CORES = Origin("2026-11-24", "a CPU with two cores", "python -m numba_fa.testing.cpu_speed")
 
 TABLE = (
-    Row("sm90", 64, "causal", 128, 128, 4, SHORT, biased=False, most=2048),
-    Row("sm90", 64, None, 128, 128, 4, SHORT, biased=False, most=1024),
+    Row("sm90", 64, "causal", 128, 128, 4, SHORT, NO_BIAS, most=2048),
+    Row("sm90", 64, None, 128, 128, 4, SHORT, NO_BIAS, most=1024),
+    Row("sm90", 64, "document", 128, 128, 4, MASKED),
+    Row("sm90", 64, None, 192, 48, 2, BIASED, "t5"),
     Row("sm90", 64, None, 192, 128, 4, H200),
-    Row("sm90", 96, "causal", 128, 128, 2, MEASURED, biased=False, most=4096),
-    Row("sm90", 96, "causal", 192, 96, 3, TUNED, biased=False),
+    Row("sm90", 96, "causal", 128, 128, 2, MEASURED, NO_BIAS, most=4096),
+    Row("sm90", 96, "causal", 192, 96, 3, TUNED, NO_BIAS),
+    Row("sm90", 128, None, 128, 64, 4, BIASED, "t5"),
     Row("sm90", 128, None, 128, 128, 2, H200),
     Row("sm90", 192, None, 128, 128, 2, TUNED, values=128),
     Row("sm90", 192, None, 128, 64, 3, TUNED),
-    Row("sm90", 256, None, 128, 64, 2, MEASURED, biased=False),
-    Row("sm90", 256, None, 128, 80, 2, H200),
+    Row("sm90", 256, None, 128, 80, 2, BIASED, "softcap"),
+    Row("sm90", 256, None, 128, 64, 2, MEASURED),
     Row("simt", 64, None, 64, 64, 1, TURING),
     Row("simt", 128, None, 32, 32, 1, TURING),
     Row("simt", 256, None, 32, 16, 1, TURING),

@@ -61,12 +61,14 @@ def test_masks_and_biases_in_a_slug(mask, bias, middle):
     assert DispatchKey.parse(key.slug) == key
 
 
-def test_a_tile_may_be_for_biased_calls_alone(monkeypatch):
-    rows = (tuning.Row("sm90", 256, None, 64, 64, 1, tuning.H200, biased=True), *TABLE)
+def test_a_tile_may_be_for_calls_with_a_bias_alone(monkeypatch):
+    rows = (tuning.Row("sm90", 256, None, 64, 64, 1, tuning.H200, "alibi"), *TABLE)
     monkeypatch.setattr(tuning, "TABLE", rows)
     assert key_for("fwd", "sm90", "bf16", 128, "causal", "alibi").block_m == 64
     assert key_for("fwd", "sm90", "bf16", 128, "causal").block_m == 128
     assert key_for("fwd", "sm90", "bf16", 128, "causal", "alibi").bias == "alibi"
+    assert key_for("fwd", "sm90", "bf16", 128, "causal", "softcap+alibi+sink").block_m == 64
+    assert key_for("fwd", "sm90", "bf16", 128, "causal", "softcap").block_m == 128
 
 
 def test_a_tile_may_be_for_short_calls_alone(monkeypatch):
