@@ -88,6 +88,16 @@ def warp_uniform(value: int) -> Any:
     return current().block.threads.meet("warp_uniform", 32, int(value), combine)
 
 
+def first_lane(value: int) -> int:
+    """The first lane that has one, 32 for none."""
+
+    def combine(values: dict[int, Any]) -> dict[int, Any]:
+        lanes = [thread % 32 for thread, there in values.items() if there]
+        return dict.fromkeys(values, min(lanes, default=32))
+
+    return current().block.threads.meet("first_lane", 32, int(value), combine)
+
+
 # Registers of a multiprocessor, and the unit in which a thread's are given.
 _REGISTER_FILE, _REGISTER_UNIT = 65536, 8
 
@@ -120,5 +130,5 @@ def setmaxnreg(registers: int, direction: str) -> None:
 
 TWINS = (
     mbarrier_init, mbarrier_expect_tx, mbarrier_arrive, mbarrier_wait, fence_mbarrier_init, bar_sync, bar_arrive,
-    bar_warp_sync, shfl_bfly, vote_any, warp_uniform, setmaxnreg,
+    bar_warp_sync, shfl_bfly, vote_any, first_lane, warp_uniform, setmaxnreg,
 )  # fmt: skip

@@ -105,6 +105,19 @@ def test_masks(name, head_dim):
     assert_gradients(emulate(problem, arrays)[:3], truth, TOLERANCE["bf16"])
 
 
+@pytest.mark.parametrize(("case", "mask"), [
+    (Case(4300, 130, head_dim=16), programs.all_of(programs.causal, programs.padding)),  # 32 tiles before the first seen
+    (Case(2300, 2300, head_dim=72), programs.all_of(programs.window(100, 20), programs.padding)),  # and behind the last
+])  # fmt: skip
+def test_a_warp_looks_again_where_none_of_32_tiles_is_seen(case, mask):
+    problem = Problem(case, mask)
+    arrays, truth = inputs(problem)
+    *results, trace = emulate(problem, arrays)
+    assert_gradients(results, truth, TOLERANCE["bf16"])
+    every = 5 * 2 * case.seqlen_q * case.seqlen_k * case.head_dim
+    assert sum(trace.tensor_operations.values()) < every / 4
+
+
 @pytest.mark.parametrize("name", MASKS)
 def test_masks_in_one_order(name):
     """A block that waited for one that adds nothing, or that starts after it, would never end."""

@@ -5,7 +5,16 @@ import numpy as np
 from numba_fa.jit import KernelSource, cuda, device, float32, int32, uint8
 from numba_fa.ptx.mbarrier import fence_mbarrier_init, mbarrier_arrive, mbarrier_init, mbarrier_wait
 from numba_fa.ptx.memory import ld_shared_u32, shared_address, st_shared_u32
-from numba_fa.ptx.warp import bar_arrive, bar_sync, bar_warp_sync, make_setmaxnreg, shfl_bfly, vote_any, warp_uniform
+from numba_fa.ptx.warp import (
+    bar_arrive,
+    bar_sync,
+    bar_warp_sync,
+    first_lane,
+    make_setmaxnreg,
+    shfl_bfly,
+    vote_any,
+    warp_uniform,
+)
 from tests.gpu.probe import Probe
 
 TURNS = 6
@@ -28,6 +37,23 @@ def shuffle_probe():
     columns = [thread ^ mask for mask in (1, 2, 4, 8, 16, 31)] + [thread // 32 * 96 + 1, thread // 32]
     truth = np.stack(columns, axis=1).astype(np.float32)
     yield Probe("shuffles", KernelSource(kernel, ("float32*",), 64, 0), [np.full_like(truth, 7)], {0: truth})
+
+
+def first_lane_probe():
+    """Each warp by itself: nobody, all, lane 0, lane 31, and from lane 7 + turn on."""
+
+    def kernel(out):
+        thread = int32(cuda.threadIdx.x)
+        lane = thread & 31
+        out[5 * thread] = float32(first_lane(int32(0)))
+        out[5 * thread + 1] = float32(first_lane(int32(1)))
+        out[5 * thread + 2] = float32(first_lane(int32(lane == 0)))
+        out[5 * thread + 3] = float32(first_lane(int32(lane == 31) * 256))
+        out[5 * thread + 4] = float32(first_lane(int32(lane >= 7 + (thread >> 5))))
+
+    truth = np.tile(np.float32([32, 0, 0, 31, 7]), (64, 1))
+    truth[32:, 4] = 8
+    yield Probe("first_lane", KernelSource(kernel, ("float32*",), 64, 0), [np.full_like(truth, -1)], {0: truth})
 
 
 def named_barrier_probe():
@@ -121,6 +147,7 @@ def register_probe():
 
 def probes():
     yield from shuffle_probe()
+    yield from first_lane_probe()
     yield from named_barrier_probe()
     yield from warp_barrier_probe()
     yield from mbarrier_probe()

@@ -36,6 +36,7 @@ from numba_fa.kernels.sm90.backward_shape import (
 )
 from numba_fa.kernels.sm90.backward_split import make_split_consumers
 from numba_fa.kernels.sm90.backward_variant import MAIN_SIGNATURE
+from numba_fa.kernels.sm90.backward_visits import looks
 from numba_fa.kernels.sm90.backward_writer import END, make_backward_writer
 from numba_fa.problem.tokens import tokens_of
 from numba_fa.ptx.mbarrier import fence_mbarrier_init, mbarrier_arrive, mbarrier_init
@@ -61,6 +62,7 @@ def make_backward(key: DispatchKey) -> KernelSource:
     program = make_program(key.mask, key.bias, device)
     produce, scout = make_backward_producer(shape), make_scout(shape, program)
     wait_turns, pass_turns = make_order(shape, program)
+    SCOUTS = looks(shape, program)
     SPLIT, STAGED, ORDERED, DS_WARPS = shape.split, not shape.direct, shape.ordered, 4 if shape.split else 8
     Q_READERS = 9 if ORDERED else 8
     if SPLIT:
@@ -109,7 +111,7 @@ def make_backward(key: DispatchKey) -> KernelSource:
             if thread == 0:
                 produce(tensor_map(q), tensor_map(k), tensor_map(v), tensor_map(do), int64(rows), base, barriers, heads_kv,
                         batch, seqlen_k, together)  # fmt: skip
-            elif thread == 96:
+            elif thread == 96 or SCOUTS and thread > 96:
                 scout(barriers, heads, heads_kv, batch, seqlen_q, seqlen_k, together, aux)
             elif STAGED and (thread == 32 or thread == 64):
                 write_queries(int64(dq), base, barriers, int32((thread >> 5) - 1))

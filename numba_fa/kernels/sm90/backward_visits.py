@@ -3,11 +3,12 @@
 from typing import Any
 
 from numba_fa.flash.program import Program
-from numba_fa.jit import device, int32
+from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.backward_shape import BackwardShape
 from numba_fa.ptx.elementwise import index as position
 from numba_fa.ptx.elementwise import scalars, to_int32
 from numba_fa.ptx.integer import opaque, quotient
+from numba_fa.ptx.warp import NOBODY, first_lane
 
 
 def make_count_tiles(shape: BackwardShape) -> Any:
@@ -47,12 +48,12 @@ def make_visits(shape: BackwardShape, program: Program) -> tuple[Any, Any, Any]:
     """Which tiles of queries a block visits, of one head: (first_tile, next_tile, visited).
 
     first_tile(index, head, tiles, start, seqlen_q, seqlen_k, aux) and next_tile(index, head, tile, tiles, start, ...): the
-    first there is, and the first from `tile` on; `tiles` when there is none. visited(index, head, tile, start, ...): whether
-    a tile is one of them. start: the block's first key.
+    first there is, and the first from `tile` on; `tiles` when there is none. Called by a whole warp where `looks` says so.
+    visited(index, head, tile, start, ...): whether a tile is one of them. start: the block's first key.
     """
     BLOCK_M, BLOCK_N = shape.key.block_m, shape.key.block_n
     LOG_M = BLOCK_M.bit_length() - 1
-    EVERY, CAUSAL, WINDOW = program.full, shape.key.mask == "causal", shape.key.mask == "window"
+    CAUSAL, WINDOW, LOOKS = shape.key.mask == "causal", shape.key.mask == "window", looks(shape, program)
     BEHIND = 1 if WINDOW else 0  # where in aux it says how far behind a query its last key may lie
     visible_up_to = program.reach
 
@@ -62,21 +63,31 @@ def make_visits(shape: BackwardShape, program: Program) -> tuple[Any, Any, Any]:
                                       scalars(aux)))  # fmt: skip
 
     @device
-    def next_tile(index, head, tile, tiles, start, seqlen_q, seqlen_k, aux):
-        """The first tile of queries from `tile` on of which one may see a key of this tile; `tiles` when there is none."""
-        if EVERY or CAUSAL:
-            return tile
+    def sees(index, head, tile, start, seqlen_q, seqlen_k, aux):
+        """Whether a query of a tile, not before `begin`, may see a key of this block's."""
         end = int32(min(start + BLOCK_N, seqlen_k) - 1)
+        first = int32(tile * BLOCK_M)
         if WINDOW:
-            behind = int32(tile * BLOCK_M) > int32(end - aux[0]) and start >= aux[2]
-            return tiles if behind else tile
-        while tile < tiles:
-            first = int32(tile * BLOCK_M)
+            return first <= int32(end - aux[0]) or start < aux[2]
+        if LOOKS:
             last = int32(min(first + BLOCK_M, seqlen_q) - 1)
-            if reach(index, head, first, last, end, aux) >= start:
-                break
-            tile = int32(tile + 1)
-        return tile
+            return reach(index, head, first, last, end, aux) >= start
+        return True
+
+    @device
+    def next_tile(index, head, tile, tiles, start, seqlen_q, seqlen_k, aux):
+        """Each lane looks at a tile: 32 looks take as long as one, a load from a table away."""
+        if WINDOW:
+            return tile if sees(index, head, tile, start, seqlen_q, seqlen_k, aux) else tiles
+        if not LOOKS:
+            return tile
+        looked = int32(NOBODY)
+        while looked == NOBODY and tile < tiles:
+            mine = int32(tile + (cuda.threadIdx.x & 31))
+            there = mine < tiles and sees(index, head, mine, start, seqlen_q, seqlen_k, aux)
+            looked = int32(first_lane(int32(there)))
+            tile = int32(tile + looked)
+        return min(tile, tiles)
 
     @device
     def begin(start, aux):
@@ -89,7 +100,11 @@ def make_visits(shape: BackwardShape, program: Program) -> tuple[Any, Any, Any]:
 
     @device
     def visited(index, head, tile, start, seqlen_q, seqlen_k, aux):
-        found = next_tile(index, head, tile, int32(tile + 1), start, seqlen_q, seqlen_k, aux)
-        return tile >= begin(start, aux) and found == tile
+        return tile >= begin(start, aux) and sees(index, head, tile, start, seqlen_q, seqlen_k, aux)
 
     return first_tile, next_tile, visited
+
+
+def looks(shape: BackwardShape, program: Program) -> bool:
+    """Whether a mask has to be asked of each tile of queries, since arithmetic does not say where they begin and end."""
+    return not program.full and shape.key.mask not in ("causal", "window")
