@@ -1,6 +1,6 @@
 """One shape of each kernel and a few of their programs, checked, to be run under compute-sanitizer on a GPU:
 
-    compute-sanitizer --tool memcheck python -m tests.gpu.sanitize        # and initcheck, synccheck, racecheck
+    compute-sanitizer --report-api-errors no python -m tests.gpu.sanitize    # and --tool initcheck, synccheck, racecheck
 
 Lengths are no multiples of any tile; arrays end where their memory does, so that a byte too far is a byte outside.
 """
