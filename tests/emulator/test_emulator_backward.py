@@ -116,6 +116,8 @@ def test_a_warp_looks_again_where_none_of_32_tiles_is_seen(case, mask):
     assert_gradients(results, truth, TOLERANCE["bf16"])
     every = 5 * 2 * case.seqlen_q * case.seqlen_k * case.head_dim
     assert sum(trace.tensor_operations.values()) < every / 4
+    *results, _ = emulate(problem, arrays, op="bwd_det")
+    assert_gradients(results, truth, TOLERANCE["bf16"])
 
 
 @pytest.mark.parametrize("name", MASKS)

@@ -115,7 +115,7 @@ def make_backward(key: DispatchKey) -> KernelSource:
                 scout(barriers, heads, heads_kv, batch, seqlen_q, seqlen_k, together, aux)
             elif STAGED and (thread == 32 or thread == 64):
                 write_queries(int64(dq), base, barriers, int32((thread >> 5) - 1))
-            elif ORDERED and thread == 32:
+            elif ORDERED and (thread == 32 or SCOUTS and thread >> 5 == 1):
                 wait_turns(int64(tickets), barriers, heads_kv, batch, seqlen_q, seqlen_k, together, aux)
             elif ORDERED and thread == 64:
                 pass_turns(int64(tickets), barriers)

@@ -21,28 +21,37 @@ from numba_fa.kernels.sm90.backward_shape import (
     TICKET,
     BackwardShape,
 )
-from numba_fa.kernels.sm90.backward_visits import make_place, make_visits
+from numba_fa.kernels.sm90.backward_visits import looks, make_place, make_visits
 from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
 from numba_fa.ptx.memory import ld_shared_u32, st_shared_u32
 from numba_fa.ptx.order import ticket_set, ticket_wait
-from numba_fa.ptx.warp import bar_warp_sync
+from numba_fa.ptx.warp import NOBODY, bar_warp_sync, first_lane
 
 END = -1
 
 
 def make_order(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
-    """(wait_turns, pass_turns) for two threads.
+    """(wait_turns, pass_turns) for two threads; the first for a warp where a mask has to be asked (`looks`).
 
     wait_turns(tickets, barriers, heads_kv, batch, seqlen_q, seqlen_k, together, aux). pass_turns(tickets, barriers).
     """
     BLOCK_N, STAGES, MESSAGES = shape.key.block_n, shape.key.stages, shape.message_offset
     CAUSAL = shape.key.mask == "causal"  # what one tile of keys is too late for, so are all that follow
     locate, (*_, visited) = make_place(shape), make_visits(shape, program)
+    WARP = looks(shape, program)
 
     @device
     def before(index, head, tile, tile_k, tiles_k, seqlen_q, seqlen_k, aux):
         """The ticket that whoever adds to this tile before us leaves."""
         other = int32(tile_k + 1)
+        if WARP:  # each lane looks at a tile of keys
+            looked = int32(NOBODY)
+            while looked == NOBODY and other < tiles_k:
+                mine = int32(other + (cuda.threadIdx.x & 31))
+                there = mine < tiles_k and visited(index, head, tile, int32(mine * BLOCK_N), seqlen_q, seqlen_k, aux)
+                looked = int32(first_lane(int32(there)))
+                other = int32(other + looked)
+            return int32(other + 1) if other < tiles_k else int32(0)
         while other < tiles_k:
             if visited(index, head, tile, int32(other * BLOCK_N), seqlen_q, seqlen_k, aux):
                 return int32(other + 1)
@@ -50,9 +59,26 @@ def make_order(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
         return int32(0)
 
     @device
+    def meet():
+        if WARP:
+            bar_warp_sync(-1)
+
+    @device
+    def hand_over(tickets, barriers, number, mine, first, step):
+        """Once the pair of before is done, and the ticket of `number` is `first`, the consumers may add."""
+        pair = step & 1
+        mbarrier_wait(barriers + DONE + 8 * pair, (step >> 1) & 1 ^ 1)
+        if mine != 0:
+            ticket_wait(tickets + int64(number) * 4, first)
+        st_shared_u32(barriers + TICKET + 8 * pair, number)
+        st_shared_u32(barriers + TICKET + 8 * pair + 4, mine)
+        mbarrier_arrive(barriers + ORDER + 8 * pair)
+
+    @device
     def wait_turns(tickets, barriers, heads_kv, batch, seqlen_q, seqlen_k, together, aux):
         tiles_k = int32((seqlen_k + BLOCK_N - 1) // BLOCK_N)
         total = int32(tiles_k * heads_kv * batch)
+        speaks = not WARP or cuda.threadIdx.x & 31 == 0
         step = int32(0)
         turn = int32(cuda.blockIdx.x)
         while turn < total:
@@ -61,27 +87,25 @@ def make_order(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
             while word & LAST == 0:
                 stage = int32(step % STAGES)
                 slot = int32(barriers + RING + SLOT * stage)
-                mbarrier_wait(slot, (step // STAGES) & 1)
+                if speaks:
+                    mbarrier_wait(slot, (step // STAGES) & 1)
+                meet()
                 word = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage))
                 number = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage + 4))
                 head = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage + 8))
-                mbarrier_arrive(slot + EMPTY)
-                pair = step & 1
-                mbarrier_wait(barriers + DONE + 8 * pair, (step >> 1) & 1 ^ 1)
-                mine = int32(0)  # no ticket for a tile to which nothing is added
+                meet()
+                if speaks:
+                    mbarrier_arrive(slot + EMPTY)
+                mine, first = int32(0), int32(0)  # no ticket for a tile to which nothing is added
                 if word & GHOST == 0:
                     mine = int32(tile_k + 1)
-                    ticket_wait(tickets + int64(number) * 4,
-                                before(index, head, word >> TILE, tile_k, tiles_k, seqlen_q, seqlen_k, aux))  # fmt: skip
-                st_shared_u32(barriers + TICKET + 8 * pair, number)
-                st_shared_u32(barriers + TICKET + 8 * pair + 4, mine)
-                mbarrier_arrive(barriers + ORDER + 8 * pair)
+                    first = before(index, head, word >> TILE, tile_k, tiles_k, seqlen_q, seqlen_k, aux)
+                if speaks:
+                    hand_over(tickets, barriers, number, mine, first, step)
                 step = int32(step + 1)
             turn = int32(turn + cuda.gridDim.x)
-        pair = step & 1
-        mbarrier_wait(barriers + DONE + 8 * pair, (step >> 1) & 1 ^ 1)
-        st_shared_u32(barriers + TICKET + 8 * pair, END)
-        mbarrier_arrive(barriers + ORDER + 8 * pair)
+        if speaks:
+            hand_over(tickets, barriers, int32(END), int32(0), int32(0), step)
 
     @device
     def pass_turns(tickets, barriers):
