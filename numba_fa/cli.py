@@ -124,10 +124,11 @@ def _inspect(options: Any) -> None:
 
 def _cache(options: Any) -> None:
     """Where compiled kernels are, how many, how large; `clear` removes them."""
-    from numba_fa.build.store import default_store
+    from numba_fa.build.store import default_store, skeleton_store
 
     store = default_store()
     if options.clear:
+        skeleton_store().clear()
         print(f"removed {store.clear()} kernels")
         return
     print(f"path {store.path if store.path else 'none: in memory only'}")

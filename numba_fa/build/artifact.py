@@ -60,18 +60,20 @@ class Artifact:
     threads: int
     versions: dict = field(hash=False)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the machine code."""
+        return len(self.cubin)
+
     def to_bytes(self, key: str = "") -> bytes:
         """The artifact in the layout above. `key` is recorded, and asked for again by `from_bytes`."""
         metadata = {name: getattr(self, name) for name in _METADATA} | {"key": key}
-        text = json.dumps(metadata, sort_keys=True, separators=(",", ":")).encode()
-        body = _LENGTH.pack(len(text)) + text + self.cubin
-        return _HEAD.pack(MAGIC, FORMAT, hashlib.sha256(body).digest()) + body
+        return sealed(MAGIC, metadata, self.cubin)
 
     @classmethod
     def from_bytes(cls, blob: bytes, key: str = "") -> Artifact:
         """The artifact in `blob`. Raises `CorruptArtifact` if a byte is missing or wrong, or `key` is."""
-        text, cubin = _split(_checked_body(blob))
-        metadata = _parse(text)
+        metadata, cubin = opened(MAGIC, _METADATA | {"key": str}, blob)
         recorded = metadata.pop("key")
         if recorded != key:
             raise CorruptArtifact(f"written for key {recorded!r}, read for {key!r}")
@@ -81,13 +83,26 @@ class Artifact:
 _METADATA = {f.name: _TYPES[str(f.type)] for f in fields(Artifact) if f.name != "cubin"}
 
 
-def _checked_body(blob: bytes) -> bytes:
+def sealed(magic: bytes, metadata: dict, rest: bytes) -> bytes:
+    """Metadata and what follows it in the layout above."""
+    text = json.dumps(metadata, sort_keys=True, separators=(",", ":")).encode()
+    body = _LENGTH.pack(len(text)) + text + rest
+    return _HEAD.pack(magic, FORMAT, hashlib.sha256(body).digest()) + body
+
+
+def opened(magic: bytes, expected: dict, blob: bytes) -> tuple[dict, bytes]:
+    """What `sealed` was given. expected: name -> type of all metadata. Raises `CorruptArtifact` for anything else."""
+    text, rest = _split(_checked_body(blob, magic))
+    return _parse(text, expected), rest
+
+
+def _checked_body(blob: bytes, wanted: bytes) -> bytes:
     """What follows the head, once magic, format version and checksum have been found right."""
     if len(blob) < _HEAD.size:
         raise CorruptArtifact(f"{len(blob)} bytes, shorter than the {_HEAD.size} of the header")
     magic, version, digest = _HEAD.unpack_from(blob)
-    if magic != MAGIC:
-        raise CorruptArtifact(f"magic is {magic!r}, expected {MAGIC!r}")
+    if magic != wanted:
+        raise CorruptArtifact(f"magic is {magic!r}, expected {wanted!r}")
     if version != FORMAT:
         raise CorruptArtifact(f"format version {version}, expected {FORMAT}")
     body = blob[_HEAD.size :]
@@ -97,7 +112,7 @@ def _checked_body(blob: bytes) -> bytes:
 
 
 def _split(body: bytes) -> tuple[bytes, bytes]:
-    """Metadata text and cubin."""
+    """Metadata text and what follows it."""
     if len(body) < _LENGTH.size:
         raise CorruptArtifact("ends before the length of the metadata")
     (length,) = _LENGTH.unpack_from(body)
@@ -107,13 +122,12 @@ def _split(body: bytes) -> tuple[bytes, bytes]:
     return body[_LENGTH.size : end], body[end:]
 
 
-def _parse(text: bytes) -> dict:
+def _parse(text: bytes, expected: dict) -> dict:
     """The metadata, every field present and of its type."""
     try:
         metadata = json.loads(text)
     except ValueError as error:
         raise CorruptArtifact(f"metadata is not JSON: {error}") from None
-    expected = _METADATA | {"key": str}
     if not isinstance(metadata, dict) or metadata.keys() != expected.keys():
         raise CorruptArtifact(f"metadata must be an object of exactly {sorted(expected)}")
     wrong = [name for name, kind in expected.items() if type(metadata[name]) is not kind]

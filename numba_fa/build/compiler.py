@@ -17,9 +17,12 @@ from numba_fa.build.artifact import Artifact
 from numba_fa.build.collector import collector_at_rest
 from numba_fa.build.fingerprint import versions
 from numba_fa.build.shortcuts import shortcuts
+from numba_fa.build.skeleton_place import Place
+from numba_fa.build.store import Store
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.errors import CompileError
-from numba_fa.problem.functions import functions_of
+from numba_fa.problem.dependent import dependents
+from numba_fa.problem.functions import UserFunction, functions_of
 from numba_fa.problem.user_errors import check_functions, explain_compile_error
 
 _LOCK = threading.Lock()  # Numba's compiler keeps global state
@@ -27,13 +30,20 @@ _USED = re.compile(r"Used (\d+) registers")
 _STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 
 
-def compile_kernel(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch: str) -> Artifact:
-    """Compile `factory(key)` for `arch` ("sm_90a"); CompileError when it fails or the code would be serialised."""
+def compile_kernel(
+    key: DispatchKey, factory: Callable[[DispatchKey], Any], arch: str, skeletons: Store | None = None
+) -> Artifact:
+    """Compile `factory(key)` for `arch` ("sm_90a"); CompileError when it fails or the code would be serialised.
+
+    skeletons: where kernels are kept without the user's functions in them, so that others may take their place.
+    """
+    functions, entry = functions_of(key.mask, key.bias), _entry(key)
     with _LOCK, _compiling_for(_capability(arch)):
-        source, library = _lowered(key, factory, arch)
-        entry = _entry(key)
-        _edit(library, entry)
-        cubin, log = _link(_ltoir(library, arch), arch)
+        with dependents() as noted:
+            source = _made(key, factory, functions)
+        place = Place(skeletons, key.slug, arch, entry, noted, source.program) if skeletons and functions else None
+        linked = _quickly(place, arch) if place else None
+        cubin, log = linked or _wholly(source, functions, place, entry, arch)
     advisories = [line for line in log.splitlines() if "C75" in line]
     used, stack = _USED.search(log), _STACK.search(log)
     if advisories or not used or not stack:
@@ -55,22 +65,54 @@ def compile_kernel(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch
 
 def ptx_of(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch: str) -> str:
     """The kernel as PTX text, to be read by people; what runs is linked from LTO-IR."""
+    functions = functions_of(key.mask, key.bias)
     with _LOCK, _compiling_for(_capability(arch)):
-        _, library = _lowered(key, factory, arch, lto=False)
+        source = _made(key, factory, functions)
+        with _explained(functions):
+            library = _lower(source, arch, lto=False)
         _edit(library, _entry(key))
         return library.get_asm_str(cc=_capability(arch))
 
 
-def _lowered(key: DispatchKey, factory: Callable[[DispatchKey], Any], arch: str, lto: bool = True) -> tuple[Any, Any]:
-    """What the factory makes, and that typed and lowered into Numba's code library; CompileError for a user's mistake."""
-    functions = functions_of(key.mask, key.bias)
+def _made(key: DispatchKey, factory: Callable[[DispatchKey], Any], functions: list[UserFunction]) -> Any:
+    """What the factory makes; CompileError for a user's mistake."""
     if functions:
         from numba_fa.jit import device
 
         check_functions(functions, device, _Scalars())
+    with _explained(functions):
+        return factory(key)
+
+
+def _quickly(place: Place, arch: str) -> tuple[bytes, str] | None:
+    """`_link`'s of the skeleton at `place` with other functions in it; None where that is not to be had."""
+    modules = place.modules()
+    if not modules:
+        return None
     try:
-        source = factory(key)
-        return source, _lower(source, arch, lto)
+        return _link(_ltoir(modules, arch), arch)
+    except Exception:  # NVVM's errors are of no common class; the whole kernel is compiled then, and shows what is wrong
+        return None
+
+
+def _wholly(
+    source: Any, functions: list[UserFunction], place: Place | None, entry: str, arch: str
+) -> tuple[bytes, str]:
+    """`_link`'s of a kernel, whose skeleton is left at `place`."""
+    with _explained(functions):
+        library = _lower(source, arch, lto=True)
+    texts = _edit(library, entry)
+    linked = _link(_ltoir(list(texts.values()), arch), arch)
+    if place:
+        place.keep(library, texts)
+    return linked
+
+
+@contextmanager
+def _explained(functions: list[UserFunction]) -> Iterator[None]:
+    """Numba's errors become CompileErrors that speak of the user's functions, where there are any."""
+    try:
+        yield
     except Exception as error:
         if functions and type(error).__module__.startswith("numba."):
             raise explain_compile_error(error, functions) from error
@@ -136,16 +178,20 @@ def _entry(key: DispatchKey) -> str:
     return "numba_fa_" + re.sub(r"\W", "_", key.slug)
 
 
-def _edit(library: Any, entry: str) -> None:
-    """Give the kernel a stable name; and NVVM's LLVM 7 wants byval without the type that llvmlite writes."""
+def _edit(library: Any, entry: str) -> dict[Any, str]:
+    """LLVM text by module, the kernel with a stable name; and NVVM's LLVM 7 wants byval without llvmlite's type."""
     modules = dict.fromkeys(library.modules)  # a function that several call is there several times
-    texts = [str(module).replace(library._entry_name, entry) for module in modules]
-    library._llvm_strs = [text.replace("byval([16 x i64])", "byval") for text in texts]
+    texts = {module: str(module).replace(library._entry_name, entry) for module in modules}
+    texts = {module: text.replace("byval([16 x i64])", "byval") for module, text in texts.items()}
+    library._llvm_strs = list(texts.values())
+    return texts
 
 
-def _ltoir(library: Any, arch: str) -> bytes:
-    """What NVVM makes of the library."""
-    return library.get_ltoir(cc=_capability(arch))
+def _ltoir(modules: list[str], arch: str) -> bytes:
+    """What NVVM makes of LLVM text."""
+    from numba.cuda.cudadrv import nvrtc, nvvm
+
+    return nvvm.compile_ir(modules, **{"arch": nvrtc.get_arch_option(*_capability(arch)), "gen-lto": None})
 
 
 def _link(ltoir: bytes, arch: str) -> tuple[bytes, str]:

@@ -9,7 +9,7 @@ from typing import Any
 from numba_fa.build.artifact import Artifact
 from numba_fa.build.collector import collector_at_rest
 from numba_fa.build.driver import check
-from numba_fa.build.store import default_store
+from numba_fa.build.store import default_store, skeleton_store
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.variant import Variant
@@ -37,7 +37,7 @@ def artifact_for(key: DispatchKey, variant: Variant, arch: str) -> Artifact:
         with collector_at_rest():  # imports too: each look at all that is there takes 0.04 s, with torch loaded more
             from numba_fa.build.compiler import compile_kernel
 
-            artifact = compile_kernel(key, variant.factory(), arch)
+            artifact = compile_kernel(key, variant.factory(), arch, skeleton_store())
         store.put(artifact, extra)
     return artifact
 

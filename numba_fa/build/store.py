@@ -30,6 +30,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from numba_fa import env
 from numba_fa.build import fingerprint
@@ -61,18 +62,21 @@ class Entry:
 class Store:
     """Artifacts by slug and architecture, up to `max_bytes`, in the folder `path` (None: in memory only).
 
-    `root` is the package folder whose sources the keys stand for. Safe under threads and processes; no method
-    raises for what the disk does.
+    `root` is the package folder whose sources the keys stand for. `kind` is what is stored: `Artifact`, or another
+    class with its slug, arch, size, to_bytes and from_bytes. Safe under threads and processes; no method raises for
+    what the disk does.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, max_bytes: int, root: Path = fingerprint.PACKAGE):
+    def __init__(
+        self, path: str | os.PathLike[str] | None, max_bytes: int, root: Path = fingerprint.PACKAGE, kind: Any = Artifact
+    ):
         self.path = None if path is None else Path(path).absolute()
         self.max_bytes = max_bytes
         self._root = root
         self._memory = _Memory(max_bytes)
-        self._folder = None if self.path is None else _Folder(self.path, max_bytes)
+        self._folder = None if self.path is None else _Folder(self.path, max_bytes, kind)
 
-    def get(self, slug: str, arch: str, extra: bytes = b"") -> Artifact | None:
+    def get(self, slug: str, arch: str, extra: bytes = b"") -> Any:
         """The artifact stored for `slug` on `arch`, or None. `extra` as in `fingerprint.fingerprint`."""
         key = fingerprint.fingerprint(slug, arch, extra, self._root)
         artifact = self._memory.get(key)
@@ -82,7 +86,7 @@ class Store:
                 self._memory.put(key, artifact)
         return artifact
 
-    def put(self, artifact: Artifact, extra: bytes = b"") -> None:
+    def put(self, artifact: Any, extra: bytes = b"") -> None:
         """Keep `artifact` in memory, and on disk unless sources were edited since this process read them."""
         key = fingerprint.fingerprint(artifact.slug, artifact.arch, extra, self._root)
         self._memory.put(key, artifact)
@@ -114,9 +118,17 @@ def default_store() -> Store:
     return _store_for(env.cache_dir() if env.cache_enabled() else None, env.cache_bytes())
 
 
+def skeleton_store() -> Store:
+    """The one of `Skeleton`s that goes with `default_store`, in a folder in its own and an eighth of its size."""
+    from numba_fa.build.skeleton import Skeleton
+
+    path = env.cache_dir() / "skeletons" if env.cache_enabled() else None
+    return _store_for(path, env.cache_bytes() // 8, Skeleton)
+
+
 @lru_cache
-def _store_for(path: Path | None, max_bytes: int) -> Store:
-    return Store(path, max_bytes)
+def _store_for(path: Path | None, max_bytes: int, kind: Any = Artifact) -> Store:
+    return Store(path, max_bytes, kind=kind)
 
 
 class _Memory:
@@ -139,12 +151,12 @@ class _Memory:
     def put(self, key: str, artifact: Artifact) -> None:
         with self._lock:
             if key in self._held:
-                self._bytes -= len(self._held.pop(key)[0].cubin)
+                self._bytes -= self._held.pop(key)[0].size
             self._held[key] = artifact, time.time()
-            self._bytes += len(artifact.cubin)
+            self._bytes += artifact.size
             while self._bytes > self._max_bytes and len(self._held) > 1:
                 _, (oldest, _) = self._held.popitem(last=False)
-                self._bytes -= len(oldest.cubin)
+                self._bytes -= oldest.size
 
     def clear(self) -> int:
         with self._lock:
@@ -155,25 +167,26 @@ class _Memory:
 
     def entries(self) -> list[Entry]:
         with self._lock:
-            return [Entry(a.slug, a.arch, len(a.cubin), used, None) for a, used in self._held.values()]
+            return [Entry(a.slug, a.arch, a.size, used, None) for a, used in self._held.values()]
 
 
 class _Folder:
     """The files of a store. Every `OSError` becomes a miss or the process's one warning."""
 
-    def __init__(self, path: Path, max_bytes: int):
+    def __init__(self, path: Path, max_bytes: int, kind: Any):
         self._path = path
+        self._kind = kind
         self._max_bytes = max_bytes
         self.writable = True
         self._refused: set[str] = set()
 
-    def read(self, slug: str, arch: str, key: str) -> Artifact | None:
+    def read(self, slug: str, arch: str, key: str) -> Any:
         """The artifact filed under `key`, or None; a file that holds anything else goes to quarantine."""
         file = self._file(slug, arch, key)
         if file.name in self._refused:
             return None
         try:
-            artifact = Artifact.from_bytes(file.read_bytes(), key)
+            artifact = self._kind.from_bytes(file.read_bytes(), key)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (CorruptArtifact, IsADirectoryError) as fault:

@@ -15,6 +15,7 @@ from itertools import product, starmap
 from typing import Any
 
 from numba_fa.flash.program import make_program
+from numba_fa.problem.dependent import dependent
 from numba_fa.problem.tokens import tokens_of
 
 _LONGEST = 4000  # characters of what a function does; more is left alone
@@ -63,7 +64,7 @@ def make_line(mask: str, bias: str, jit: Callable[[Callable[..., Any]], Any]) ->
     for n, bend in enumerate(bends):
         _define(scope, jit, f"bend{n}", f"{places}, aux", _as_float(bend))
     _define(scope, jit, "straight", "b, h, q_first, q_last, kv_first, kv_last, aux", _straight(len(bends)))
-    return Line(scope["straight"], scope["base"], scope["step"])
+    return Line(*[dependent(name, scope[name]) for name in ("straight", "base", "step")])
 
 
 def _define(scope: dict[str, Any], jit: Callable[..., Any], name: str, arguments: str, value: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from numba_fa.flash.bias_gradients import parameter_rule
 from numba_fa.flash.biases import bias_named
 from numba_fa.flash.masks import DEVICE_MASKS, block_reach, block_whole, unknown_reach, unknown_whole
+from numba_fa.problem.dependent import dependent
 from numba_fa.problem.functions import FUNCTIONS, UserFunction
 
 _VISIBLE, _REACH, _WHOLE = "b, h, q_idx, kv_idx", "b, h, q_first, q_last, kv_idx", "b, h, q_first, q_last, kv_first, kv_last"
@@ -179,5 +180,6 @@ class _Writer:
 
     def _call_user(self, user: UserFunction, arguments: str, aux: str) -> str:
         name = f"_f{len(self.scope)}"
-        self.scope[name] = self.users[user.name] = user.built(self.jit)
+        built = dependent(f"{user.role} {' '.join(user.tokens)}", user.built(self.jit))
+        self.scope[name] = self.users[user.name] = built
         return f"{name}({arguments}{aux})"

@@ -11,7 +11,7 @@ from numba.cuda import types
 from numba.cuda.datamodel.models import ArrayModel, PrimitiveModel, StructModel
 from numba.cuda.models import register_model
 
-__all__ = ["DualType", "IndexType", "RealType", "ScalarArray", "ScalarType", "StoredType", "family", "joined", "scalar_of"]
+__all__ = ["DualType", "IndexType", "RealType", "ScalarArray", "ScalarType", "StoredType", "family", "joined", "kinds_by_name", "scalar_of"]
 
 
 class ScalarType(types.Type):
@@ -99,6 +99,15 @@ def scalar_of(numba_type: Any, fast: bool) -> Any:
     if isinstance(numba_type, types.Float | type(types.bfloat16)):
         return RealType(fast)
     return numba_type
+
+
+def kinds_by_name(arguments: list[Any]) -> dict[str, Any]:
+    """Types that user functions may be called with, by their names: of scalars and of launch arguments of these types."""
+    kinds = [kind(flag) for kind in (RealType, DualType, IndexType) for flag in (False, True)]
+    for fast in (False, True):
+        scalars = [scalar_of(each, fast) for each in arguments]
+        kinds += [*scalars, types.BaseTuple.from_types(scalars)]
+    return {str(kind): kind for kind in kinds}
 
 
 def family(numba_type: Any) -> str:
