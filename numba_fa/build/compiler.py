@@ -191,7 +191,7 @@ def _ltoir(modules: list[str], arch: str) -> bytes:
     """What NVVM makes of LLVM text."""
     from numba.cuda.cudadrv import nvrtc, nvvm
 
-    return nvvm.compile_ir(modules, **{"arch": nvrtc.get_arch_option(*_capability(arch)), "gen-lto": None})
+    return nvvm.compile_ir(modules, **{"arch": nvrtc.get_arch_option(*_capability(arch)), "gen-lto": None})  # type: ignore[attr-defined]
 
 
 def _link(ltoir: bytes, arch: str) -> tuple[bytes, str]:

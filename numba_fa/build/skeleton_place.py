@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from numba_fa.build.skeleton import Hole, Noted, Skeleton, fill, walk
 from numba_fa.build.store import Store
+
+_MOST = 3  # skeletons in a place
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,10 @@ class Place:
     tokens: tuple[str, ...]
 
     def modules(self) -> list[str] | None:
-        """The kernel's modules as LLVM text, of a skeleton that is there; None where none is, or it does not fit."""
-        skeleton = self.store.get(self._slug, self.arch, self._extra)
-        if skeleton is None:
-            return None
+        """The kernel's modules as LLVM text, of a skeleton that is there; None where none is that fits."""
         try:
-            return fill(skeleton, self.noted, self._kinds(), self.entry)
+            filled = (fill(skeleton, self.noted, self._kinds(), self.entry) for skeleton in self._there())
+            return next(filter(None, filled), None)
         except Exception:  # whatever it is, compiling the whole kernel shows it again, or does not
             return None
 
@@ -41,23 +41,30 @@ class Place:
 
         texts: LLVM text by module.
         """
-        found = self._holes()
-        if found is None:
+        found, taken = self._holes(), len(list(self._there()))
+        if found is None or taken == _MOST:
             return
         met = list(walk(library, found, set()))
         holes = [each for each in met if isinstance(each, Hole)]
         modules = [holes.index(each) if isinstance(each, Hole) else texts[each] for each in met]
-        self.store.put(Skeleton.of(self._slug, self.arch, self.entry, holes, modules), self._extra)
+        self.store.put(Skeleton.of(self._slug, self.arch, self.entry, holes, modules), self._extra(taken))
+
+    def _there(self) -> Iterator[Skeleton]:
+        """The skeletons that are kept: of functions that take the same, but may return another type each."""
+        for number in range(_MOST):
+            skeleton = self.store.get(self._slug, self.arch, self._extra(number))
+            if skeleton is None:
+                return
+            yield skeleton
 
     @property
     def _slug(self) -> str:
         """The kernel's, but for which functions they are."""
         return re.sub(r"mod_[0-9a-f]{10}", "mod", self.slug)
 
-    @property
-    def _extra(self) -> bytes:
+    def _extra(self, number: int) -> bytes:
         """What the functions are for, with their launch arguments, and whether the biases are a line."""
-        return json.dumps([word for word, _ in self.noted]).encode()
+        return json.dumps([number, *[word for word, _ in self.noted]]).encode()
 
     def _kinds(self) -> dict[str, Any]:
         from numba_fa.jit import TOKENS

@@ -11,7 +11,10 @@ from numba.cuda import types
 from numba.cuda.datamodel.models import ArrayModel, PrimitiveModel, StructModel
 from numba.cuda.models import register_model
 
-__all__ = ["DualType", "IndexType", "RealType", "ScalarArray", "ScalarType", "StoredType", "family", "joined", "kinds_by_name", "scalar_of"]
+__all__ = [
+    "DualType", "IndexType", "RealType", "ScalarArray", "ScalarType", "StoredType", "family", "joined", "kinds_by_name",
+    "scalar_of",
+]  # fmt: skip
 
 
 class ScalarType(types.Type):
