@@ -134,10 +134,12 @@ def _cache(options: Any) -> None:
     print(f"path {store.path if store.path else 'none: in memory only'}")
     print(f"kernels {len(store.entries())}")
     print(f"bytes {store.size()} of at most {env.cache_bytes()}")
+    skeletons = skeleton_store()
+    print(f"skeletons {len(skeletons.entries())}, bytes {skeletons.size()} of at most {skeletons.max_bytes}")
 
 
 def _first_call(options: Any) -> int:
-    """Seconds of the first call in a new process, with an empty and with a warm store."""
+    """Seconds of the first call in a new process, with an empty and a warm store, and with another of users' functions."""
     from numba_fa.testing.first_call import report
 
     return report(options.dtype, options.head_dim, options.mask)

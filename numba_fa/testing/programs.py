@@ -48,6 +48,25 @@ class Asked:
         sink = None if self.sink_logits is None else move(self.sink_logits)
         return Asked(there(self.mask), tuple(map(there, self.biases)), sink)
 
+    def varied(self) -> Asked:
+        """The same with another function for each of a user's, which takes and returns the same."""
+        return Asked(_varied(self.mask), tuple(map(_varied, self.biases)), self.sink_logits)
+
+
+def _varied(part: Any) -> Any:
+    """A mask or bias, of a user's function another."""
+    function = getattr(part, "function", None)
+
+    def shifted(score, b, h, q_idx, kv_idx, *aux):
+        return function(score, b, h, q_idx, kv_idx, *aux) + 0.25
+
+    def shorter(b, h, q_idx, kv_idx, *aux):
+        return function(b, h, q_idx, kv_idx, *aux) & (kv_idx < 123456)
+
+    if isinstance(part, numba_fa.ScoreMod):
+        return numba_fa.ScoreMod(shifted, *part.aux)
+    return numba_fa.MaskMod(shorter, *part.aux) if isinstance(part, numba_fa.MaskMod) else part
+
 
 def lengths(sizes: Sizes) -> np.ndarray:
     """int32 (batch,), from none to all of the keys."""

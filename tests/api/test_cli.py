@@ -7,6 +7,7 @@ import pytest
 
 from numba_fa.build.inspect import find_disassembler
 from numba_fa.cli import main
+from numba_fa.problem.masks import MaskMod
 
 SLUG = "fwd-simt-fp32-d8-full-m64n64s1"
 
@@ -60,10 +61,12 @@ def test_inspect_sass(capsys):
 
 def test_clear_empties_the_store_it_is_pointed_at(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("NUMBA_FA_CACHE_DIR", str(tmp_path))
-    output(capsys, "inspect", SLUG, "--arch", "sm_80")
-    assert "kernels 1" in output(capsys, "cache")
+    output(capsys, "inspect", SLUG.replace("full", MaskMod(lambda b, h, i, j: i > j).name), "--arch", "sm_80")
+    found = output(capsys, "cache")
+    assert "kernels 1" in found and "skeletons 1" in found
     assert "removed 1" in output(capsys, "cache", "--clear")
-    assert "kernels 0" in output(capsys, "cache")
+    found = output(capsys, "cache")
+    assert "kernels 0" in found and "skeletons 0" in found
 
 
 @pytest.mark.parametrize("slug", ["nonsense", "fwd-sm91-bf16-d128-causal-m128n128s2"])
@@ -82,6 +85,13 @@ def test_first_call_reports_both_states(capsys):
     text = capsys.readouterr().out
     assert "cold store:" in text and "warm store:" in text
     assert "Numba is not loaded" in text.splitlines()[-2] and "nvJitLink" in text
+
+
+def test_first_call_with_a_users_function_reports_another_one_too(capsys):
+    main(["first-call", "--head-dim", "64", "--mask", "mod"])
+    cold, new, warm = [line for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
+    assert "typing and lowering" in cold and "typing and lowering" not in new
+    assert "skeleton filled" in new and "nvJitLink" in new and "nvJitLink" not in warm
 
 
 def test_the_demo_gets_its_own_arguments_and_others_get_none(capsys):
