@@ -34,8 +34,9 @@ def report(dtype: str, head_dim: int, program: str) -> int:
     late = 0
     for state, measured in states(dtype, head_dim, program):
         late += measured["call"] > LIMITS[state]
+        name = "new function" if state == "new" else f"{state} store"
         print(
-            f"  {'new function' if state == 'new' else f'{state} store'}: {measured['call']:.3f} s beyond {measured['imports']:.2f} s of imports, limit "
+            f"  {name}: {measured['call']:.3f} s beyond {measured['imports']:.2f} s of imports, limit "
             f"{LIMITS[state]} s; Numba is{'' if measured['numba'] else ' not'} loaded"
         )
         spent = measured["stages"] | {"all else": measured["call"] - sum(measured["stages"].values())}
