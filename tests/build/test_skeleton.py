@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -109,6 +110,18 @@ def test_the_same_machine_code_with_one_function_compiled(key_of, first, second,
     quick = compiled(key_of(second), Store(skeletons.path, 1 << 24, kind=Skeleton))
     assert len(wholes) == 1
     assert compiled(key_of(second)) == quick and len(wholes) == 2
+
+
+def test_no_name_is_defined_twice(skeletons, monkeypatch):
+    """Numba numbers functions from 1 in each process; NVVM would take one of two and say nothing."""
+    texts, real = [], compiler._ltoir
+    monkeypatch.setattr(compiler, "_ltoir", lambda modules, arch: texts.append(modules) or real(modules, arch))
+    compiled(forward(ScoreMod(near, 0, SLOPES)), skeletons)
+    monkeypatch.setattr(FunctionIdentity, "_unique_ids", itertools.count(1))
+    compiled(forward(ScoreMod(bowed, 0, SLOPES)), skeletons)
+    before, after = [re.findall(r'^define [^@]*@"([^"]+)"', "\n".join(modules), re.MULTILINE) for modules in texts]
+    fresh = set(after) - set(before) - {after[0]}
+    assert len(set(after)) == len(after) and fresh and all(name.endswith("_new") for name in fresh)
 
 
 def test_another_kind_of_result_is_compiled_whole_and_kept_beside(skeletons, wholes):
