@@ -9,6 +9,7 @@ writes under way and `quarantine/` for files that were not what their name says.
   slug and the architecture too.
 - Past `max_bytes` the least recently used files go. Use is the modification time, set on every read from
   disk, because access times are off on many file systems.
+- Another such folder in it, `skeletons`, holds kernels without their users' functions (`build/skeleton.py`).
 - Where the folder cannot be written, artifacts live in memory and one `StoreWarning` a process says so.
 
 cuda.core's `FileStreamProgramCache` renames and evicts alike, but names its files by hash alone, lists no
