@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGES = [page for name in ("learn", "howto") for page in sorted(DOCS.glob(f"{name}/*.md")) if "```python" in page.read_text()]
+PAGES = [
+    page for name in ("learn", "howto") for page in sorted(DOCS.glob(f"{name}/*.md")) if "```python" in page.read_text()
+]
 _BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:```text\n(?P<text>.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 NAME = "example.py"  # what error messages call a block
 
