@@ -32,7 +32,7 @@ def cache_enabled() -> bool:
 
 
 def cache_bytes() -> int:
-    """Bytes the store may hold."""
+    """Bytes that the store's kernels may take; skeletons (`build/skeleton.py`) an eighth of it besides."""
     return int(os.environ.get("NUMBA_FA_CACHE_BYTES", 512 << 20))
 
 

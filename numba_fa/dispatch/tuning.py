@@ -64,8 +64,8 @@ CORES = Origin("2026-11-24", "a CPU with two cores", "python -m numba_fa.testing
 TABLE = (
     Row("sm90", 64, "causal", 128, 128, 4, SHORT, NO_BIAS, most=2048),
     Row("sm90", 64, None, 128, 128, 4, SHORT, NO_BIAS, most=1024),
-    Row("sm90", 64, "document", 128, 128, 4, MASKED),
     Row("sm90", 64, None, 192, 48, 2, BIASED, "t5"),
+    Row("sm90", 64, "document", 128, 128, 4, MASKED),
     Row("sm90", 64, None, 192, 128, 4, H200),
     Row("sm90", 96, "causal", 128, 128, 2, MEASURED, NO_BIAS, most=4096),
     Row("sm90", 96, "causal", 192, 96, 3, TUNED, NO_BIAS),
@@ -73,6 +73,7 @@ TABLE = (
     Row("sm90", 128, None, 128, 128, 2, H200),
     Row("sm90", 192, None, 128, 128, 2, TUNED, values=128),
     Row("sm90", 192, None, 128, 64, 3, TUNED),
+    Row("sm90", 256, None, 128, 64, 2, BIASED, "t5"),
     Row("sm90", 256, None, 128, 80, 2, BIASED, "softcap"),
     Row("sm90", 256, None, 128, 64, 2, MEASURED),
     Row("simt", 64, None, 64, 64, 1, TURING),

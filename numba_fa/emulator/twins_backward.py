@@ -205,7 +205,7 @@ def grid_wait() -> None:
 
 
 def grid_go_ahead() -> None:
-    """Nothing: no kernel is early here."""
+    """Nothing: kernels run one after another here."""
 
 
 def _read_words(places: np.ndarray, what: str) -> np.ndarray:

@@ -19,7 +19,7 @@ from unittest import mock
 
 from numba_fa.build.fingerprint import PACKAGE
 
-LIMITS = {"cold": 2.5, "new": 2.5, "warm": 0.3}
+LIMITS = {"cold": 2.0, "new": 2.5, "warm": 0.2}  # seconds; of a kernel with a user's function "new" holds for "cold" too
 
 
 def report(dtype: str, head_dim: int, program: str) -> int:
@@ -33,22 +33,28 @@ def report(dtype: str, head_dim: int, program: str) -> int:
     print(f"first call, {what}: {dtype}, head_dim {head_dim}, {program}")
     late = 0
     for state, measured in states(dtype, head_dim, program):
-        late += measured["call"] > LIMITS[state]
+        limit = LIMITS["new" if state == "cold" and _has_function(program) else state]
+        late += measured["call"] > limit
         name = "new function" if state == "new" else f"{state} store"
         print(
             f"  {name}: {measured['call']:.3f} s beyond {measured['imports']:.2f} s of imports, limit "
-            f"{LIMITS[state]} s; Numba is{'' if measured['numba'] else ' not'} loaded"
+            f"{limit} s; Numba is{'' if measured['numba'] else ' not'} loaded"
         )
         spent = measured["stages"] | {"all else": measured["call"] - sum(measured["stages"].values())}
         print("    " + ", ".join(f"{name} {seconds:.3f}" for name, seconds in spent.items() if seconds >= 0.0005))
     return late
 
 
+def _has_function(program: str) -> bool:
+    """Whether a program has a user's function."""
+    return program.startswith(("mod", "score_mod"))
+
+
 def states(dtype: str, head_dim: int, program: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """("cold", what `measure` found in a process of its own), then the same for "new", if that is any, and "warm"."""
     compileall.compile_dir(PACKAGE, quiet=2)  # as pip does; otherwise reading the sources is measured too, 0.05 s
     with tempfile.TemporaryDirectory() as store:
-        for state in ("cold", "new", "warm") if program.startswith(("mod", "score_mod")) else ("cold", "warm"):
+        for state in ("cold", "new", "warm") if _has_function(program) else ("cold", "warm"):
             command = [sys.executable, "-m", "numba_fa.testing.first_call", dtype, str(head_dim), program, state]
             environment = os.environ | {"NUMBA_FA_CACHE_DIR": store}
             done = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -19,8 +19,9 @@ _L2_BYTES, _BEYOND_L2 = 16 << 20, 0.03
 _ALONE = 2.0
 # How even the hardware makes blocks of one tile, a wave of them going together.
 _HARDWARE = 0.99
-# Of a longer schedule the beginning is looked at: what later waves add is small beside those.
-_WAVES = 64
+# Of a longer schedule the beginning is looked at. With 64 waves one head at a time came out even where it was not (256 tiles
+# of 48 heads: 1.000 of 64 waves, 0.857 of all 93); an uneven end of more than 256 is little beside them.
+_WAVES = 256
 
 
 class Arrangement(NamedTuple):
@@ -44,9 +45,10 @@ def arrange(tiles: int, heads: int, sharing: int, kv_bytes: int, first: float, b
         return evenness(tiles, heads, together, blocks, first) * (1 - _BEYOND_L2 * beyond)
 
     few = (1, 2, 3, 4, 6, 8, 12, 16, 24, 48, blocks // 4, blocks // 2, heads)
-    best = max(sorted({together for together in few if 0 < together <= heads}), key=speed)
+    speeds = {together: speed(together) for together in sorted(set(few)) if 0 < together <= heads}
+    best = max(speeds, key=speeds.__getitem__)
     mean = first + (tiles - 1) / 2
-    if _HARDWARE * mean / (mean + _ALONE) > speed(best):
+    if _HARDWARE * mean / (mean + _ALONE) > speeds[best]:
         return Arrangement(min(max(blocks // tiles, 1), heads), False)
     return Arrangement(best, True)
 
