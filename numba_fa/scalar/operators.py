@@ -20,8 +20,9 @@ def _binary(name: str, *more: Any, **fields: Any) -> Row:
     return Row(tuple(key for key in keys if key is not None), arities=(2,), **fields)
 
 
-def floor_division(a: Term, b: Term) -> tuple[Term, Term]:
-    """(a // b, a % b) as Python means them, right where the quotient is below 2**22."""
+def floor_division(a: Term, b: Term | int) -> tuple[Term, Term]:
+    """(a // b, a % b) as Python means them, right where the quotient is below 2**22. b: a whole number written out too."""
+    b = a.lift(b)
     quotient = simple("floor", a * hardware("rcp", b))
     remainder = simple("fma", -quotient, b, a)
     # The reciprocal may be off by a bit, and so the quotient by one.

@@ -112,6 +112,20 @@ def test_the_same_machine_code_with_one_function_compiled(key_of, first, second,
     assert compiled(key_of(second)) == quick and len(wholes) == 2
 
 
+@pytest.mark.parametrize(("first", "second"), [
+    ((bent, bent), (bent, gated)), ((bent, gated), (gated, gated)), ((gated, bent), (bent, gated)),
+], ids=["one to two", "two to one", "swapped"])  # fmt: skip
+def test_the_same_function_twice_and_others(first, second, skeletons):
+    """A function that stands in two places is compiled once; where two stood, or will stand, that must not be mixed up."""
+
+    def key(functions):
+        names = [ScoreMod(function).name for function in functions]
+        return key_for("fwd", "simt", "bf16", 16, "causal", "+".join(names))
+
+    compiled(key(first), skeletons)
+    assert compiled(key(second), skeletons) == compiled(key(second))
+
+
 def test_no_name_is_defined_twice(skeletons, monkeypatch):
     """Numba numbers functions from 1 in each process; NVVM would take one of two and say nothing."""
     texts, real = [], compiler._ltoir
@@ -175,6 +189,18 @@ def test_a_mistake_is_told_as_ever(skeletons):
     compiled(forward(ScoreMod(bent)), skeletons)
     with pytest.raises(CompileError, match="knows no add"):
         compiled(forward(ScoreMod(lambda s, b, h, i, j: s + "a")), skeletons)
+
+
+def test_a_missing_derivative_is_told_as_ever(skeletons):
+    """It is missed by the backward's kernel alone."""
+    declared = ScoreMod(lambda s, b, h, i, j: s + (s // 2) % 3)
+    told = []
+    for store in (None, skeletons):
+        compiled(backward(ScoreMod(bent)), store)
+        with pytest.raises(CompileError) as caught:
+            compiled(backward(declared), store)
+        told.append(str(caught.value))
+    assert told[0] == told[1] and "derivative" in told[0]
 
 
 def test_a_skeleton_of_another_key_is_refused():

@@ -43,6 +43,7 @@ ARITHMETIC = [
     lambda score, b, h, q, kv: 2 ** (score / 8),
     lambda score, b, h, q, kv: 1.5 ** (-8.0 * (h + 1) / q) * score,
     lambda score, b, h, q, kv: (score + 0.03) // 0.7,
+    lambda score, b, h, q, kv: 10 * (score + 0.03) // 2 + (7 * score + 0.01) % 3,  # whole numbers
     lambda score, b, h, q, kv: (score + 0.03) % 0.7,
     lambda score, b, h, q, kv: (score + 0.03) % -2.5 + (score + 0.03) // -2.5,
     lambda score, b, h, q, kv: float(kv) * float(score) * np.float32(h) + np.int32(q) + int(score),
