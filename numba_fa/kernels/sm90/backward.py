@@ -62,7 +62,7 @@ def make_backward(key: DispatchKey) -> KernelSource:
     program = make_program(key.mask, key.bias, device)
     produce, scout = make_backward_producer(shape), make_scout(shape, program)
     wait_turns, pass_turns = make_order(shape, program)
-    SCOUTS = looks(shape, program)
+    LOOKS = looks(shape, program)
     SPLIT, STAGED, ORDERED, DS_WARPS = shape.split, not shape.direct, shape.ordered, 4 if shape.split else 8
     Q_READERS = 9 if ORDERED else 8
     if SPLIT:
@@ -111,11 +111,11 @@ def make_backward(key: DispatchKey) -> KernelSource:
             if thread == 0:
                 produce(tensor_map(q), tensor_map(k), tensor_map(v), tensor_map(do), int64(rows), base, barriers, heads_kv,
                         batch, seqlen_k, together)  # fmt: skip
-            elif thread == 96 or SCOUTS and thread > 96:
+            elif thread == 96 or LOOKS and thread > 96:
                 scout(barriers, heads, heads_kv, batch, seqlen_q, seqlen_k, together, aux)
             elif STAGED and (thread == 32 or thread == 64):
                 write_queries(int64(dq), base, barriers, int32((thread >> 5) - 1))
-            elif ORDERED and (thread == 32 or SCOUTS and thread >> 5 == 1):
+            elif ORDERED and (thread == 32 or LOOKS and thread >> 5 == 1):
                 wait_turns(int64(tickets), barriers, heads_kv, batch, seqlen_q, seqlen_k, together, aux)
             elif ORDERED and thread == 64:
                 pass_turns(int64(tickets), barriers)

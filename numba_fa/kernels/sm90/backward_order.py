@@ -21,11 +21,11 @@ from numba_fa.kernels.sm90.backward_shape import (
     TICKET,
     BackwardShape,
 )
-from numba_fa.kernels.sm90.backward_visits import looks, make_place, make_visits
+from numba_fa.kernels.sm90.backward_visits import looks, make_lockstep, make_look, make_place, make_visits
 from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
 from numba_fa.ptx.memory import ld_shared_u32, st_shared_u32
 from numba_fa.ptx.order import ticket_set, ticket_wait
-from numba_fa.ptx.warp import NOBODY, bar_warp_sync, first_lane
+from numba_fa.ptx.warp import bar_warp_sync
 
 END = -1
 
@@ -38,30 +38,27 @@ def make_order(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
     BLOCK_N, STAGES, MESSAGES = shape.key.block_n, shape.key.stages, shape.message_offset
     CAUSAL = shape.key.mask == "causal"  # what one tile of keys is too late for, so are all that follow
     locate, (*_, visited) = make_place(shape), make_visits(shape, program)
-    WARP = looks(shape, program)
+    LOOKS = looks(shape, program)
+    speaks, meet = make_lockstep(LOOKS)
+
+    @device
+    def seen_by(tile_k, index, head, tile, seqlen_q, seqlen_k, aux):
+        return visited(index, head, tile, int32(tile_k * BLOCK_N), seqlen_q, seqlen_k, aux)
+
+    look = make_look(seen_by)
 
     @device
     def before(index, head, tile, tile_k, tiles_k, seqlen_q, seqlen_k, aux):
         """The ticket that whoever adds to this tile before us leaves."""
         other = int32(tile_k + 1)
-        if WARP:  # each lane looks at a tile of keys
-            looked = int32(NOBODY)
-            while looked == NOBODY and other < tiles_k:
-                mine = int32(other + (cuda.threadIdx.x & 31))
-                there = mine < tiles_k and visited(index, head, tile, int32(mine * BLOCK_N), seqlen_q, seqlen_k, aux)
-                looked = int32(first_lane(int32(there)))
-                other = int32(other + looked)
+        if LOOKS:
+            other = look(other, tiles_k, index, head, tile, seqlen_q, seqlen_k, aux)
             return int32(other + 1) if other < tiles_k else int32(0)
         while other < tiles_k:
-            if visited(index, head, tile, int32(other * BLOCK_N), seqlen_q, seqlen_k, aux):
+            if seen_by(other, index, head, tile, seqlen_q, seqlen_k, aux):
                 return int32(other + 1)
             other = int32(tiles_k) if CAUSAL else int32(other + 1)
         return int32(0)
-
-    @device
-    def meet():
-        if WARP:
-            bar_warp_sync(-1)
 
     @device
     def hand_over(tickets, barriers, number, mine, first, step):
@@ -78,7 +75,7 @@ def make_order(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
     def wait_turns(tickets, barriers, heads_kv, batch, seqlen_q, seqlen_k, together, aux):
         tiles_k = int32((seqlen_k + BLOCK_N - 1) // BLOCK_N)
         total = int32(tiles_k * heads_kv * batch)
-        speaks = not WARP or cuda.threadIdx.x & 31 == 0
+        speaking = speaks()
         step = int32(0)
         turn = int32(cuda.blockIdx.x)
         while turn < total:
@@ -87,24 +84,24 @@ def make_order(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
             while word & LAST == 0:
                 stage = int32(step % STAGES)
                 slot = int32(barriers + RING + SLOT * stage)
-                if speaks:
+                if speaking:
                     mbarrier_wait(slot, (step // STAGES) & 1)
                 meet()
                 word = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage))
                 number = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage + 4))
                 head = int32(ld_shared_u32(barriers + MESSAGES + 16 * stage + 8))
                 meet()
-                if speaks:
+                if speaking:
                     mbarrier_arrive(slot + EMPTY)
                 mine, first = int32(0), int32(0)  # no ticket for a tile to which nothing is added
                 if word & GHOST == 0:
                     mine = int32(tile_k + 1)
                     first = before(index, head, word >> TILE, tile_k, tiles_k, seqlen_q, seqlen_k, aux)
-                if speaks:
+                if speaking:
                     hand_over(tickets, barriers, number, mine, first, step)
                 step = int32(step + 1)
             turn = int32(turn + cuda.gridDim.x)
-        if speaks:
+        if speaking:
             hand_over(tickets, barriers, int32(END), int32(0), int32(0), step)
 
     @device

@@ -11,13 +11,12 @@ from typing import Any
 from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.backward_shape import EMPTY, RING, SLOT, TOLD, BackwardShape
-from numba_fa.kernels.sm90.backward_visits import looks, make_count_tiles, make_place, make_visits
+from numba_fa.kernels.sm90.backward_visits import looks, make_count_tiles, make_lockstep, make_place, make_visits
 from numba_fa.ptx.elementwise import index as position
 from numba_fa.ptx.elementwise import scalars
 from numba_fa.ptx.integer import opaque, quotient
 from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
 from numba_fa.ptx.memory import st_shared_u32
-from numba_fa.ptx.warp import bar_warp_sync
 
 LAST, GHOST, TILE = 4, 8, 4
 
@@ -30,7 +29,7 @@ def make_scout(shape: BackwardShape, program: Program) -> Any:
     LOG_M = BLOCK_M.bit_length() - 1
     seen_whole, locate, count_tiles = program.whole, make_place(shape), make_count_tiles(shape)
     first_tile, next_tile, _ = make_visits(shape, program)
-    WARP = looks(shape, program)
+    speaks, meet = make_lockstep(looks(shape, program))
 
     @device
     def whole(index, head, first, last, start, end, aux):
@@ -76,15 +75,14 @@ def make_scout(shape: BackwardShape, program: Program) -> Any:
                         word |= int32(LAST)
                     else:
                         tile = first_tile(index, head, tiles, opaque(start), seqlen_q, seqlen_k, aux)
-                if not WARP or cuda.threadIdx.x & 31 == 0:
+                if speaks():
                     slot = int32(barriers + RING + SLOT * stage)
                     mbarrier_wait(slot + EMPTY, phase)
                     st_shared_u32(barriers + MESSAGES + 16 * stage, word)
                     st_shared_u32(barriers + MESSAGES + 16 * stage + 4, number)
                     st_shared_u32(barriers + MESSAGES + 16 * stage + 8, of_head)
                     mbarrier_arrive(slot + TOLD)
-                if WARP:
-                    bar_warp_sync(-1)
+                meet()
                 stage = int32(stage + 1)
                 if stage == STAGES:
                     stage = int32(0)

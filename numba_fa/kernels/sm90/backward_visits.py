@@ -8,7 +8,7 @@ from numba_fa.kernels.sm90.backward_shape import BackwardShape
 from numba_fa.ptx.elementwise import index as position
 from numba_fa.ptx.elementwise import scalars, to_int32
 from numba_fa.ptx.integer import opaque, quotient
-from numba_fa.ptx.warp import NOBODY, first_lane
+from numba_fa.ptx.warp import NOBODY, bar_warp_sync, first_lane
 
 
 def make_count_tiles(shape: BackwardShape) -> Any:
@@ -28,6 +28,7 @@ def make_place(shape: BackwardShape) -> Any:
 
     The first tile of `together` heads, then the second of each: under a causal mask the first keys have the most queries,
     so that the longest work starts earliest. Where dQ is summed up in an order (`backward_order.py`), the last tile first.
+    It is `tile/scheduler.py: locate` by divisions of 32 bits: consumers here have no registers for longer ones.
     """
     LAST_FIRST = shape.ordered
 
@@ -75,19 +76,16 @@ def make_visits(shape: BackwardShape, program: Program) -> tuple[Any, Any, Any]:
         return True
 
     @device
+    def seen_at(tile, index, head, start, seqlen_q, seqlen_k, aux):
+        return sees(index, head, tile, start, seqlen_q, seqlen_k, aux)
+
+    look = make_look(seen_at)
+
+    @device
     def next_tile(index, head, tile, tiles, start, seqlen_q, seqlen_k, aux):
-        """Each lane looks at a tile: 32 looks take as long as one, a load from a table away."""
         if WINDOW:
             return tile if sees(index, head, tile, start, seqlen_q, seqlen_k, aux) else tiles
-        if not LOOKS:
-            return tile
-        looked = int32(NOBODY)
-        while looked == NOBODY and tile < tiles:
-            mine = int32(tile + (cuda.threadIdx.x & 31))
-            there = mine < tiles and sees(index, head, mine, start, seqlen_q, seqlen_k, aux)
-            looked = int32(first_lane(int32(there)))
-            tile = int32(tile + looked)
-        return min(tile, tiles)
+        return look(tile, tiles, index, head, start, seqlen_q, seqlen_k, aux) if LOOKS else tile
 
     @device
     def begin(start, aux):
@@ -108,3 +106,38 @@ def make_visits(shape: BackwardShape, program: Program) -> tuple[Any, Any, Any]:
 def looks(shape: BackwardShape, program: Program) -> bool:
     """Whether a mask has to be asked of each tile of queries, since arithmetic does not say where they begin and end."""
     return not program.full and shape.key.mask not in ("causal", "window")
+
+
+def make_look(seen_at: Any) -> Any:
+    """look(at, end, index, head, other, seqlen_q, seqlen_k, aux) -> the first number from `at` on of which
+    seen_at(number, index, head, other, ...) holds; `end` when there is none before it.
+
+    By a whole warp, each lane a number: 32 looks take about as long as one, which is a load from a table away.
+    """
+
+    @device
+    def look(at, end, index, head, other, seqlen_q, seqlen_k, aux):
+        looked = int32(NOBODY)
+        while looked == NOBODY and at < end:
+            mine = int32(at + (cuda.threadIdx.x & 31))
+            there = mine < end and seen_at(mine, index, head, other, seqlen_q, seqlen_k, aux)
+            looked = int32(first_lane(int32(there)))
+            at = int32(at + looked)
+        return min(at, end)
+
+    return look
+
+
+def make_lockstep(warp: bool) -> tuple[Any, Any]:
+    """(speaks() -> whether this lane waits, writes and arrives for all; meet() of all lanes) of a warp, or of a thread."""
+
+    @device
+    def speaks():
+        return not warp or cuda.threadIdx.x & 31 == 0
+
+    @device
+    def meet():
+        if warp:
+            bar_warp_sync(-1)
+
+    return speaks, meet
