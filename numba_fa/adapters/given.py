@@ -50,7 +50,7 @@ class Given(NamedTuple):
             if not isinstance(part, Declaration):
                 facts.append(part)
                 continue
-            facts.append(part.skeleton)
+            facts.append(part.without_arrays)
             for _, array in part.arrays:
                 at, seen = LIBRARIES[type(array)].glance(array)
                 facts.append(seen)

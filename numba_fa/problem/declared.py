@@ -58,7 +58,7 @@ class Declaration:
         return tuple((f"{self.kind}'s {name}", getattr(self, name)) for name in self.ARRAYS)
 
     @cached_property
-    def skeleton(self) -> tuple[Any, ...]:
+    def without_arrays(self) -> tuple[Any, ...]:
         """All but the arrays, hashable: with the arrays' dtypes and shapes it decides what is compiled and launched."""
         return (self.kind, *[getattr(self, f.name) for f in fields(self) if f.name not in self.ARRAYS])  # type: ignore[arg-type]
 
@@ -95,7 +95,7 @@ class Declaration:
         return hash(self._identity())
 
     def _identity(self) -> tuple[Any, ...]:
-        return self.skeleton, tuple(a if isinstance(a, ArrayView) else id(a) for _, a in self.arrays)
+        return self.without_arrays, tuple(a if isinstance(a, ArrayView) else id(a) for _, a in self.arrays)
 
 
 def dtype_text(array: Any) -> str:

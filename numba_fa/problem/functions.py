@@ -129,7 +129,7 @@ class FromFunction(Declaration):
         return tuple((f"{self.kind}'s aux {i}", a) for i, a in enumerate(self.aux) if not isinstance(a, _NUMBERS))
 
     @cached_property
-    def skeleton(self) -> tuple[Any, ...]:
+    def without_arrays(self) -> tuple[Any, ...]:
         return (self.name, *[a if isinstance(a, _NUMBERS) else None for a in self.aux])
 
     def with_arrays(self, arrays: Iterator[Any]) -> Any:

@@ -206,7 +206,7 @@ class PrefixLM(Mask):
         return () if self._number else (("prefix's lengths", self.prefix),)
 
     @cached_property
-    def skeleton(self) -> tuple[Anything, ...]:
+    def without_arrays(self) -> tuple[Anything, ...]:
         return ("prefix", self.prefix if self._number else None)
 
     def with_arrays(self, arrays: Iterator[Anything]) -> PrefixLM:
@@ -271,8 +271,8 @@ class _Combined(Mask):
         return tuple(array for mask in self.masks for array in mask.arrays)
 
     @cached_property
-    def skeleton(self) -> tuple[Anything, ...]:
-        return (self.kind, *[mask.skeleton for mask in self.masks])
+    def without_arrays(self) -> tuple[Anything, ...]:
+        return (self.kind, *[mask.without_arrays for mask in self.masks])
 
     def with_arrays(self, arrays: Iterator[Anything]) -> Anything:
         return type(self)(tuple(mask.with_arrays(arrays) for mask in self.masks))
@@ -343,8 +343,8 @@ class BlockMask(Mask):
         return (("block's table", self.table), *self.mask.arrays)
 
     @cached_property
-    def skeleton(self) -> tuple[Anything, ...]:
-        return ("block", self.block_size, self.seqlens, self.mask.skeleton)
+    def without_arrays(self) -> tuple[Anything, ...]:
+        return ("block", self.block_size, self.seqlens, self.mask.without_arrays)
 
     def with_arrays(self, arrays: Iterator[Anything]) -> BlockMask:
         table = next(arrays)

@@ -45,7 +45,7 @@ def test_names_arguments_and_tokens(bias, name, arguments):
     assert bias.tokens == tokens_of("full", name)
     moved = bias.viewed(lambda array: replace(array, pointer=array.pointer + ADDRESS))
     assert [a.pointer - b.pointer for (_, a), (_, b) in zip(moved.arrays, bias.arrays)] == [ADDRESS] * len(bias.arrays)
-    assert moved.skeleton == bias.skeleton
+    assert moved.without_arrays == bias.without_arrays
 
 
 def test_every_kind_is_listed():
