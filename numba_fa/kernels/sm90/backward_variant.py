@@ -94,8 +94,9 @@ def _together(problem: Any, key: DispatchKey, device: Device) -> int:
     Where dQ is summed up in an order, so many that a tile's successor starts two waves of blocks later: time for what is
     handed on to arrive, about a step. The first tiles first, a head's by themselves, took 1.2 to 2.4 times the time of sums
     in any order (H200, 2026-11-27; findings 0013). Else, where tiles differ in work, a wave, so that the last wave has
-    short ones to even out with: 1.01 to 1.06 times as fast as a head by itself, beyond 8 heads slower again; where they
-    do not, a head by itself is up to 1.02 times as fast (findings 0017).
+    short ones to even out with: 1.00 to 1.04 times as fast as a head by itself from 2048 keys on; 8 at most, since 33
+    heads of 512 keys took 1.06 to 1.09 times the time. Where tiles are alike a head by itself is up to 1.02 times as
+    fast (findings 0017).
     """
     tiles = -(-problem.seqlen_k // key.block_n)
     if BackwardShape(key).ordered:
