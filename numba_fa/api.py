@@ -11,7 +11,7 @@ from typing import Any
 import numba_fa.kernels  # noqa: F401  (registers the variants)
 from numba_fa import env
 from numba_fa.adapters import torch_calls
-from numba_fa.adapters.arrays import LIBRARIES, dense_strides
+from numba_fa.adapters.arrays import LIBRARIES
 from numba_fa.adapters.given import (
     Given,
     Views,
@@ -32,7 +32,7 @@ from numba_fa.dispatch.plan import Access, Plan, Ready
 from numba_fa.dispatch.select import Explanation, select
 from numba_fa.dispatch.variant import Arrays, Variant
 from numba_fa.errors import ProblemError
-from numba_fa.problem.arrays import ArrayView
+from numba_fa.problem.arrays import ArrayView, dense_strides
 from numba_fa.problem.biases import Bias
 from numba_fa.problem.masks import Mask
 from numba_fa.problem.problem import Problem

@@ -69,9 +69,8 @@ def _list(options: Any) -> None:
 
 def _explain(options: Any) -> None:
     """Which kernel a problem would run, from its numbers alone."""
-    from numba_fa.adapters.arrays import dense_strides
     from numba_fa.dispatch.select import select
-    from numba_fa.problem.arrays import ArrayView
+    from numba_fa.problem.arrays import ArrayView, dense_strides
     from numba_fa.problem.dtypes import dtype_named
     from numba_fa.problem.problem import Problem
     from numba_fa.testing.shapes import Shape
@@ -142,7 +141,7 @@ def _first_call(options: Any) -> int:
     """Seconds of the first call in a new process, with an empty and a warm store, and with another of users' functions."""
     from numba_fa.testing.first_call import report
 
-    return report(options.dtype, options.head_dim, options.mask)
+    return report(options.dtype, options.head_dim, options.mask, options.repeats)
 
 
 def _bench(options: Any) -> int:
@@ -232,6 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     first.add_argument("--dtype", default="bfloat16")
     first.add_argument("--head-dim", type=int, default=128)
     first.add_argument("--mask", default="causal", help="or a program of testing/programs.py, such as score_mod-alibi")
+    first.add_argument("--repeats", type=int, default=1, help="stores to fill, of which the median is printed")
     _add_bench(command("bench", _bench))
     _add_tune(command("tune", _tune))
     command("demo", _demo, add_help=False)  # the demo parses its own arguments, --help among them

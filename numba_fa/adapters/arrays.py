@@ -13,7 +13,7 @@ from typing import Any
 from numba_fa.adapters import torch
 from numba_fa.adapters.library import Library
 from numba_fa.errors import ProblemError
-from numba_fa.problem.arrays import ArrayView
+from numba_fa.problem.arrays import ArrayView, dense_strides
 
 
 def library_of(array: Any) -> Library:
@@ -92,7 +92,7 @@ def _cupy() -> Library:
         return issubclass(kind, cupy.ndarray)
 
     def stream(array: Any) -> int:
-        return cupy.cuda.get_current_stream().ptr
+        return cupy.cuda.get_current_stream(array.device.id).ptr
 
     return Library("cupy", view, stream, empty, holds)
 
@@ -139,30 +139,19 @@ def _jax() -> Library:
     def finish(array: Any) -> Any:
         (device,) = array.devices()
         if device.platform != "cpu":
-            from numba_fa.build.driver import check
+            from cuda.bindings import driver
 
-            check_stream(check)
+            from numba_fa.build.driver import check, made_current
+
+            with made_current(device.local_hardware_id):
+                check(driver.cuStreamSynchronize(0))
         return array
-
-    def check_stream(check: Any) -> None:
-        from cuda.bindings import driver
-
-        check((*driver.cuStreamSynchronize(0), None))
 
     def holds(kind: type) -> bool:
         return hasattr(kind, "unsafe_buffer_pointer")
 
     unfit = {jax.core.Tracer: "stands for values that are not there yet; call attention outside jit, grad and vmap"}
     return Library("jax", view, lambda array: 0, empty, holds, unfit, finish)
-
-
-def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides, in elements, of a C-contiguous array."""
-    strides, step = [], 1
-    for length in reversed(shape):
-        strides.append(step)
-        step *= length
-    return tuple(reversed(strides))
 
 
 _MAKERS: dict[str, Callable[[], Library]] = {

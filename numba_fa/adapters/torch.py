@@ -9,7 +9,7 @@ from typing import Any
 
 from numba_fa.adapters.library import Library
 from numba_fa.errors import ProblemError
-from numba_fa.problem.arrays import ArrayView
+from numba_fa.problem.arrays import ArrayView, dense_strides
 
 
 class _Unusual(Exception):
@@ -58,6 +58,16 @@ def _guards(torch: Any, autocasts: Callable[[], bool]) -> Callable[..., Callable
         return from_tensors(*arrays, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
 
     return guard if told else None
+
+
+def _empty_here(torch: Any) -> tuple[Callable[..., Any], Callable[[], int]] | None:
+    """(shape, strides, dtype) -> a new tensor on the current GPU, and that one's number: what torch.compile's programs call.
+    Takes 2.2 us where empty_like takes 3.2 (an H200's host). None in another version of torch.
+    """
+    try:
+        return torch._C._dynamo.guards._empty_strided_cuda, torch._C._cuda_getDevice
+    except AttributeError:
+        return None
 
 
 @cache
@@ -132,6 +142,13 @@ def library() -> Library:
 
     def maker(like: Any, shape: tuple[int, ...], dtype: str) -> Callable[[Any], Any]:
         kind, device, new = getattr(torch, dtype), like.device, torch.empty
+        if like.is_cuda and here is not None:
+            index, strides, (new_here, current) = device.index, dense_strides(shape), here
+
+            def made(array: Any) -> Any:
+                return new_here(shape, strides, kind) if current() == index else new(shape, dtype=kind, device=device)
+
+            return made
         if tuple(like.shape) == shape and like.dtype is kind and like.is_contiguous():
             return torch.empty_like
         # An array like one of this shape, which need have but one element, is made in half the time.
@@ -139,6 +156,8 @@ def library() -> Library:
         if empty_like(like_new).is_contiguous():
             return lambda array: empty_like(like_new)
         return lambda array: new(shape, dtype=kind, device=device)
+
+    here = _empty_here(torch)
 
     def wants_grad(array: Any) -> bool:
         return array.requires_grad and is_grad_enabled()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from numba_fa.dispatch.device import Device, arch_of
@@ -40,6 +41,20 @@ def entry_point(name: str, since: int, waits: bool) -> Callable[..., int]:
     if not address:
         raise LaunchError(f"the CUDA driver has no {name}")
     return (ctypes.CFUNCTYPE if waits else ctypes.PYFUNCTYPE)(ctypes.c_int)(int(address))
+
+
+@contextmanager
+def made_current(ordinal: int) -> Iterator[None]:
+    """The GPU with this number is the thread's current one meanwhile, and what was before is afterwards."""
+    from cuda.bindings import driver
+    from cuda.core import Device as CudaDevice
+
+    before = check(driver.cuCtxGetCurrent())
+    CudaDevice(ordinal).set_current()
+    try:
+        yield
+    finally:
+        check(driver.cuCtxSetCurrent(before))
 
 
 def describe_device(ordinal: int) -> Device:

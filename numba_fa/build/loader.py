@@ -8,7 +8,7 @@ from typing import Any
 
 from numba_fa.build.artifact import Artifact
 from numba_fa.build.collector import collector_at_rest
-from numba_fa.build.driver import check
+from numba_fa.build.driver import check, made_current
 from numba_fa.build.store import default_store, skeleton_store
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.key import DispatchKey
@@ -21,7 +21,8 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class LoadedKernel:
-    """A kernel on a device. `owner` keeps the module loaded; `handle` is what the driver launches."""
+    """A kernel on a device. `owner` keeps the module loaded; `handle` is what the driver launches, in the device's
+    primary context only."""
 
     artifact: Artifact
     owner: Any
@@ -53,13 +54,12 @@ def load(key: DispatchKey, variant: Variant, device: Device) -> LoadedKernel:
 
 def _load(artifact: Artifact, device: Device) -> LoadedKernel:
     from cuda.bindings import driver
-    from cuda.core import Device as CudaDevice
     from cuda.core import ObjectCode
 
-    CudaDevice(device.ordinal).set_current()
-    owner = ObjectCode.from_cubin(artifact.cubin).get_kernel(artifact.entry)
-    kernel = driver.CUkernel(int(owner.handle))
-    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    # Above 48 KB a kernel must ask, once.
-    check(driver.cuKernelSetAttribute(attribute, artifact.shared_bytes, kernel, device.ordinal))
-    return LoadedKernel(artifact, owner, check(driver.cuKernelGetFunction(kernel)))
+    with made_current(device.ordinal):
+        owner = ObjectCode.from_cubin(artifact.cubin).get_kernel(artifact.entry)
+        kernel = driver.CUkernel(int(owner.handle))
+        attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        # Above 48 KB a kernel must ask, once.
+        check(driver.cuKernelSetAttribute(attribute, artifact.shared_bytes, kernel, device.ordinal))
+        return LoadedKernel(artifact, owner, check(driver.cuKernelGetFunction(kernel)))

@@ -58,6 +58,8 @@ MEASURED = Origin("2026-11-27", "NVIDIA H200", "python -m numba_fa.testing.speed
 TUNED = Origin("2026-11-27", "NVIDIA H200", "numba-fa tune --head-dims 96 192 192:128 --seqlens 1024 2048 4096 8192")
 MASKED = Origin("2026-11-27", "NVIDIA H200", "numba-fa tune --head-dims 64 256 --masks document --seqlens 2048 8192")
 BIASED = Origin("2026-11-27", "NVIDIA H200", "numba-fa tune --masks causal --biases alibi softcap t5 --seqlens 2048 8192")
+DENSE = Origin("2026-11-28", "NVIDIA H200", "numba-fa tune --head-dims 64 128 --biases dense --seqlens 2048 8192")
+WINDOWED = Origin("2026-11-28", "NVIDIA H200", "numba-fa tune --head-dims 64 --masks window --seqlens 2048 8192")
 TURING = Origin(None, "any GPU from Turing on", "fits 64 KB of shared memory")
 CORES = Origin("2026-11-24", "a CPU with two cores", "python -m numba_fa.testing.cpu_speed")
 
@@ -65,11 +67,14 @@ TABLE = (
     Row("sm90", 64, "causal", 128, 128, 4, SHORT, NO_BIAS, most=2048),
     Row("sm90", 64, None, 128, 128, 4, SHORT, NO_BIAS, most=1024),
     Row("sm90", 64, None, 192, 48, 2, BIASED, "t5"),
+    Row("sm90", 64, None, 192, 64, 4, DENSE, "dense"),
     Row("sm90", 64, "document", 128, 128, 4, MASKED),
+    Row("sm90", 64, "window", 128, 128, 4, WINDOWED),
     Row("sm90", 64, None, 192, 128, 4, H200),
     Row("sm90", 96, "causal", 128, 128, 2, MEASURED, NO_BIAS, most=4096),
     Row("sm90", 96, "causal", 192, 96, 3, TUNED, NO_BIAS),
     Row("sm90", 128, None, 128, 64, 4, BIASED, "t5"),
+    Row("sm90", 128, "full", 128, 96, 2, DENSE, "dense"),
     Row("sm90", 128, None, 128, 128, 2, H200),
     Row("sm90", 192, None, 128, 128, 2, TUNED, values=128),
     Row("sm90", 192, None, 128, 64, 3, TUNED),

@@ -38,3 +38,12 @@ class ArrayView:
     def contiguous_last(self) -> bool:
         """Whether neighbouring elements of the last axis are neighbours in memory; so they are where there are none."""
         return self.strides[-1] == 1 or self.shape[-1] <= 1 or 0 in self.shape
+
+
+def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides, in elements, of a C-contiguous array."""
+    strides, step = [], 1
+    for length in reversed(shape):
+        strides.append(step)
+        step *= length
+    return tuple(reversed(strides))

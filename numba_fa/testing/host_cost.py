@@ -142,7 +142,7 @@ def pretended_gpu() -> Iterator[deque[Launched]]:
         mock.patch.object(api, "device_of", lambda name: HOPPER),
         mock.patch.object(backward, "device_of", lambda name: HOPPER),
         mock.patch("numba_fa.build.loader.load", lambda *key: kernel),
-        mock.patch.object(launch, "driver_calls", lambda device: (no_launch, lambda room: 0, 0)),
+        mock.patch.object(launch, "entry_point", lambda name, since, waits: no_launch),
         mock.patch.object(launch, "encoder", no_map),
     ):
         api.forget()

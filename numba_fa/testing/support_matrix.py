@@ -13,13 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numba_fa.kernels  # noqa: F401  (registers the variants)
-from numba_fa.adapters.arrays import dense_strides
 from numba_fa.dispatch.device import CPU, HOPPER, Device
 from numba_fa.dispatch.key import HeadDims
 from numba_fa.dispatch.registry import variants
 from numba_fa.dispatch.variant import Variant
 from numba_fa.problem import biases, masks
-from numba_fa.problem.arrays import ArrayView
+from numba_fa.problem.arrays import ArrayView, dense_strides
 from numba_fa.problem.dtypes import DTYPES
 from numba_fa.problem.problem import Problem
 from numba_fa.testing.cells import HEADS

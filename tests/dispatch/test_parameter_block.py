@@ -4,6 +4,7 @@ import ctypes
 import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -184,9 +185,9 @@ def test_blocks_of_a_template_are_apart(template):
     assert ctypes.c_int64.from_address(addresses_of(second, 2)[1]).value == 7
 
 
-def launcher(monkeypatch, signature, arguments, launch_kernel, current=lambda room: 0, early=False):
-    """A launch of a kernel on a device whose driver's functions are these and whose context is number 0."""
-    monkeypatch.setattr(launch, "driver_calls", lambda device: (launch_kernel, current, 0))
+def launcher(monkeypatch, signature, arguments, launch_kernel, early=False):
+    """A launch of a kernel by a driver whose function is this."""
+    monkeypatch.setattr(launch, "entry_point", lambda name, since, waits: launch_kernel)
     kernel = LoadedKernel(SimpleNamespace(threads=32, shared_bytes=9), None, 1 << 40)
     return launch.make_prepare(kernel, signature, (7, 8, 9), HOPPER, early)(arguments)
 
@@ -214,7 +215,7 @@ def test_what_the_driver_refuses_is_an_error(monkeypatch):
 
 def test_the_drivers_function_is_called_as_c_calls_it(monkeypatch):
     """A function of C's types stands in: it gets CUlaunchConfig as cuda.h lays it out, and pointers of 64 bits."""
-    seen, made_current = [], []
+    seen = []
     kinds = (ctypes.POINTER(ctypes.c_uint32), ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)
 
     @ctypes.CFUNCTYPE(ctypes.c_int, *kinds)
@@ -222,19 +223,46 @@ def test_the_drivers_function_is_called_as_c_calls_it(monkeypatch):
         seen.append((config[:7], config[8:14], function, ctypes.c_int64.from_address(table[0]).value, extra))
         return 0
 
-    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_uint64))
-    def get_current(room):
-        room[0] = len(seen)
-        return 0
-
-    monkeypatch.setattr(launch, "_make_current", made_current.append)
-    plain = [ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.cast(f, ctypes.c_void_p).value) for f in (launch_kernel, get_current)]
-    enqueue = launcher(monkeypatch, ("pointer",), (Address(0),), *plain)
+    plain = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.cast(launch_kernel, ctypes.c_void_p).value)
+    enqueue = launcher(monkeypatch, ("pointer",), (Address(0),), plain)
     for at in (1 << 41, 1 << 42):
         enqueue((at,), 5 << 32)
     shape, rest = [7, 8, 9, 32, 1, 1, 9], [0, 5, 0, 0, 0, 0]
     assert seen == [(shape, rest, 1 << 40, at, None) for at in (1 << 41, 1 << 42)]
-    assert made_current == [HOPPER] and ctypes.sizeof(launch.LaunchConfig) == 56
+    assert ctypes.sizeof(launch.LaunchConfig) == 56
+
+
+@pytest.mark.parametrize("answer", [201, 400], ids=["no-context", "another-context"])
+def test_a_kernel_is_launched_in_its_devices_context_and_no_other_is_left_current(monkeypatch, answer):
+    """A driver refuses while another context is current, as CUDA's does: tests/gpu/test_gpu_devices.py."""
+    done, current = [], ["mine"]
+
+    @contextmanager
+    def made_current(ordinal):
+        current.append(ordinal)
+        yield
+        current.pop()
+
+    def launch_kernel(config, function, table, extra):
+        if current[-1] != HOPPER.ordinal:
+            return answer
+        done.append(ctypes.c_int64.from_address(table._obj[0]).value)
+        return 0
+
+    monkeypatch.setattr(launch, "made_current", made_current)
+    enqueue = launcher(monkeypatch, ("pointer",), (Address(0),), launch_kernel)
+    for at in (3, 5):
+        enqueue((at,), 0)
+    assert done == [3, 5] and current == ["mine"]
+
+
+def test_what_is_refused_in_the_right_context_too_is_an_error(monkeypatch):
+    asked = []
+    monkeypatch.setattr(launch, "made_current", lambda ordinal: nullcontext())
+    enqueue = launcher(monkeypatch, ("pointer",), (Address(0),), lambda *arguments: asked.append(arguments) or 400)
+    with pytest.raises(LaunchError, match="CUDA_ERROR_INVALID_HANDLE"):
+        enqueue((1,), 0)
+    assert len(asked) == 2
 
 
 def test_an_early_kernel_is_launched_so(monkeypatch):

@@ -49,6 +49,22 @@ def test_gradients_are_as_near_the_truth_as_torchs(causal, dtype):
     assert all(x <= 2 * y + 1e-5 for x, y in zip(ours, theirs)), (ours, theirs)
 
 
+@pytest.mark.parametrize("grad_mode", [torch.no_grad, torch.inference_mode])
+def test_results_are_new_dense_tensors_call_after_call(grad_mode):
+    q, k, v = qkv(grad=False, shape=(2, 384, 8, 192))
+    v, q = v[..., :128], q.transpose(1, 2).contiguous().transpose(1, 2)
+    with grad_mode():
+        expected = torch.empty(1, device="cuda").is_inference()
+        first, *others = [numba_fa.attention(q, k, v, return_lse=True) for _ in range(4)]
+    for out, lse in (first, *others):
+        assert (out.shape, lse.shape, out.dtype, lse.dtype) == ((2, 384, 8, 128), (2, 8, 384), q.dtype, torch.float32)
+        assert out.is_contiguous() and lse.is_contiguous() and not out.requires_grad
+        assert out.is_inference() == lse.is_inference() == expected
+        assert torch.equal(out, first[0]) and torch.equal(lse, first[1])
+    assert len({array.data_ptr() for pair in (first, *others) for array in pair}) == 8
+    assert not numba_fa.attention(q, k, v).is_inference()
+
+
 def test_gradients_of_the_lse_and_of_parameters():
     inputs = qkv()
     slopes = torch.full((8,), 0.05, device="cuda", requires_grad=True)
