@@ -21,11 +21,11 @@ def setup_cache():
     from numba_fa.testing.host_cost import cases, measure, pretended_gpu
 
     if has_gpu():
-        for name, call in cases("cuda", 128, torch.bfloat16).items():
-            points["gpu", name] = measure(call, 100, torch.cuda.synchronize)
+        measured = measure(cases("cuda", 128, torch.bfloat16), 100, torch.cuda.synchronize)
+        points |= {("gpu", name): taken for name, taken in measured.items()}
     with pretended_gpu():
-        for name, call in cases("cpu", 128, torch.bfloat16).items():
-            points["python", name] = measure(call, 100, lambda: None)
+        measured = measure(cases("cpu", 128, torch.bfloat16), 100, lambda: None)
+        points |= {("python", name): taken for name, taken in measured.items()}
     return points
 
 

@@ -37,8 +37,8 @@ def main() -> int:
     print(f"{name}; torch {torch.__version__}; median microseconds a call")
     late = 0
     with _real_device() if on_gpu else pretended_gpu():
-        for name, call in cases("cuda" if on_gpu else "cpu", options.seqlen, getattr(torch, options.dtype)).items():
-            taken = measure(call, options.repeats, torch.cuda.synchronize if on_gpu else lambda: None)
+        calls = cases("cuda" if on_gpu else "cpu", options.seqlen, getattr(torch, options.dtype))
+        for name, taken in measure(calls, options.repeats, torch.cuda.synchronize if on_gpu else lambda: None).items():
             limit = LIMITS.get(name)
             late += on_gpu and limit is not None and taken > limit
             print(f"  {name:40}{taken:7.2f}" + (f"   limit {limit}" if limit else ""), flush=True)
@@ -85,19 +85,26 @@ def cases(device: str, seqlen: int, dtype: Any) -> dict[str, Callable[[], Any]]:
     return found
 
 
-def measure(call: Callable[[], Any], repeats: int, synchronize: Callable[[], None]) -> float:
-    """The median over batches of the microseconds a call takes the host."""
-    for _ in range(2):
-        call()
-    synchronize()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        for _ in range(_BATCH):
+def measure(calls: dict[str, Callable[[], Any]], repeats: int, synchronize: Callable[[], None]) -> dict[str, float]:
+    """By name the median over batches of the microseconds a call takes the host.
+
+    Batches of each take turns, so that what else the host does meanwhile meets all: one after another `Plan.run` and
+    `attention(out=)` differed by 4 us, in turns by 1.5.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        for _ in range(3):
             call()
-        times.append(time.perf_counter() - start)
-        synchronize()
-    return statistics.median(times) / _BATCH * 1e6
+    for _ in range(repeats):
+        for name, call in calls.items():
+            synchronize()
+            call()
+            start = time.perf_counter()
+            for _ in range(_BATCH):
+                call()
+            times[name].append(time.perf_counter() - start)
+    synchronize()
+    return {name: statistics.median(taken) / _BATCH * 1e6 for name, taken in times.items()}
 
 
 def grid_of(launch: Launched) -> tuple[int, int, int]:

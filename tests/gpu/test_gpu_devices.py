@@ -51,7 +51,7 @@ def test_gradients_and_block_masks_beside_the_current_device():
     found = []
     for device in (0, 1):
         q, k, v = inputs(device, requires_grad=True)
-        mask = numba_fa.block_mask(numba_fa.MaskMod(same_half), q, k)
+        mask = numba_fa.block_mask(numba_fa.MaskMod(same_half), seqlen_q=300, seqlen_k=300, like=q)
         numba_fa.attention(q, k, v, mask=mask).square().sum().backward()
         assert torch.cuda.current_device() == 0 and q.grad.device == q.device
         found.append([x.grad.float().cpu() for x in (q, k, v)])
