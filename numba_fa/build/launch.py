@@ -13,8 +13,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from numba_fa.build.driver import entry_point, made_current, raise_fault
+from numba_fa.build.driver import entry_point, settle
 from numba_fa.build.loader import LoadedKernel
+from numba_fa.build.tensor_map import encoder
 from numba_fa.dispatch.addresses import place_of
 from numba_fa.dispatch.device import Device
 from numba_fa.dispatch.variant import TensorMap
@@ -150,11 +151,6 @@ class _Attribute(ctypes.Structure):
 _EARLY = _Attribute(6, 0, 1)
 
 
-# CUDA_ERROR_INVALID_CONTEXT and CUDA_ERROR_INVALID_HANDLE: what a launch is answered where no context is current, or
-# another than the kernel's. To ask cuCtxGetCurrent before each launch took 0.35 us of 5.9 (an H200's host).
-_ELSEWHERE = (201, 400)
-
-
 class _Caller:
     """What one launch at a time needs of its own: parameters, and the configuration."""
 
@@ -178,12 +174,6 @@ def make_prepare(
     shape = (*grid, kernel.artifact.threads, 1, 1, kernel.artifact.shared_bytes)
     attributes = (ctypes.addressof(_EARLY), 1) if early else ()
 
-    def elsewhere(caller: _Caller, fault: int) -> int:
-        if fault not in _ELSEWHERE:
-            return fault
-        with made_current(device.ordinal):
-            return launch_kernel(caller.config_at, function, caller.block.table, None)
-
     def prepare(arguments: tuple[Any, ...]) -> Launch:
         template = Template(signature, arguments)
         write = template.write
@@ -204,10 +194,8 @@ def make_prepare(
             mine.config.stream = stream
             fault = launch_kernel(mine.config_at, function, block.table, None)
             if fault:
-                fault = elsewhere(mine, fault)
+                settle(fault, device.ordinal, launch_kernel, mine.config_at, function, block.table, None)
             pool.append(mine)
-            if fault:
-                raise_fault(fault)
 
         return launch
 
@@ -224,56 +212,3 @@ def make_launch(
         prepare(arguments)((), stream)
 
     return launch
-
-
-class _MapRoom:
-    """Room for a tensor map: 128 bytes on a multiple of 64. at: where, as ctypes passes it."""
-
-    def __init__(self) -> None:
-        self._buffer = ctypes.create_string_buffer(128 + 64)
-        start = -ctypes.addressof(self._buffer) % 64
-        self.memory = memoryview(self._buffer).cast("B")[start : start + 128]
-        self.at = ctypes.byref(self._buffer, start)
-
-
-def encoder(tensor_map: TensorMap) -> Callable[[int], bytes]:
-    """A function from an address to the 128 bytes of a TMA descriptor: 128-byte swizzle, zeros outside the tensor."""
-    from cuda.bindings import driver as d
-
-    view = tensor_map.view
-    itemsize = view.itemsize
-    batch, seqlen, heads, head_dim = view.shape
-    # An axis of length 1 is never stepped along, but its stride must still be a positive multiple of 16.
-    strides = [
-        stride * itemsize if length > 1 else 16
-        for length, stride in zip((seqlen, heads, batch), (view.strides[1], view.strides[2], view.strides[0]), strict=True)
-    ]
-    kinds = d.CUtensorMapDataType
-    kind = kinds.CU_TENSOR_MAP_DATA_TYPE_FLOAT16 if view.dtype == "float16" else kinds.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-    before = int(kind), 4
-    after = (
-        ctypes.byref((ctypes.c_uint64 * 4)(head_dim, seqlen, heads, batch)),
-        ctypes.byref((ctypes.c_uint64 * 3)(*strides)),
-        ctypes.byref((ctypes.c_uint32 * 4)(tensor_map.columns, tensor_map.rows, 1, 1)),
-        ctypes.byref((ctypes.c_uint32 * 4)(1, 1, 1, 1)),
-        int(d.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE),
-        int(d.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B),
-        int(d.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B),
-        int(d.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
-    )
-    call, pointer = entry_point("cuTensorMapEncodeTiled", 12000, False), ctypes.c_void_p.from_param
-    rooms = [_MapRoom()]  # a thread takes one out
-
-    def encode(address: int) -> bytes:
-        try:
-            room = rooms.pop()
-        except IndexError:
-            room = _MapRoom()
-        fault = call(room.at, *before, pointer(address), *after)
-        encoded = room.memory.tobytes()
-        rooms.append(room)
-        if fault:
-            raise_fault(fault)
-        return encoded
-
-    return encode

@@ -81,8 +81,22 @@ def cases(device: str, seqlen: int, dtype: Any) -> dict[str, Callable[[], Any]]:
     found["  of which the launch"] = lambda: launch(addresses, 0)
     found["  of which q's stream"] = lambda: ready.stream(q)
     if device != "cpu":  # there it would compute
+        found["an empty kernel's launch"] = _empty_launch()
         found["torch SDPA"] = lambda: sdpa(*transposed, is_causal=True)
     return found
+
+
+def _empty_launch() -> Callable[[], int]:
+    """The driver's launch of a kernel that does nothing, with everything made beforehand: the least that any call takes."""
+    from cuda.bindings import driver
+
+    from numba_fa.build.driver import check, entry_point
+    from numba_fa.build.launch import LaunchConfig
+
+    module = check(driver.cuModuleLoadData(b".version 8.0\n.target sm_75\n.address_size 64\n.entry empty() { ret; }\n\0"))
+    kernel = ctypes.c_void_p.from_param(int(check(driver.cuModuleGetFunction(module, b"empty"))))
+    launch, config = entry_point("cuLaunchKernelEx", 12000, True), ctypes.byref(LaunchConfig(1, 1, 1, 32, 1, 1))
+    return lambda: launch(config, kernel, None, None)
 
 
 def measure(calls: dict[str, Callable[[], Any]], repeats: int, synchronize: Callable[[], None]) -> dict[str, float]:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numba_fa.build import launch
+from numba_fa.build import driver, launch, tensor_map
 from numba_fa.build.launch import ParameterBlock, Template
 from numba_fa.build.loader import LoadedKernel
 from numba_fa.dispatch.addresses import Address
@@ -249,7 +249,7 @@ def test_a_kernel_is_launched_in_its_devices_context_and_no_other_is_left_curren
         done.append(ctypes.c_int64.from_address(table._obj[0]).value)
         return 0
 
-    monkeypatch.setattr(launch, "made_current", made_current)
+    monkeypatch.setattr(driver, "made_current", made_current)
     enqueue = launcher(monkeypatch, ("pointer",), (Address(0),), launch_kernel)
     for at in (3, 5):
         enqueue((at,), 0)
@@ -258,7 +258,7 @@ def test_a_kernel_is_launched_in_its_devices_context_and_no_other_is_left_curren
 
 def test_what_is_refused_in_the_right_context_too_is_an_error(monkeypatch):
     asked = []
-    monkeypatch.setattr(launch, "made_current", lambda ordinal: nullcontext())
+    monkeypatch.setattr(driver, "made_current", lambda ordinal: nullcontext())
     enqueue = launcher(monkeypatch, ("pointer",), (Address(0),), lambda *arguments: asked.append(arguments) or 400)
     with pytest.raises(LaunchError, match="CUDA_ERROR_INVALID_HANDLE"):
         enqueue((1,), 0)
@@ -294,15 +294,36 @@ def test_a_tensor_map_is_asked_for_as_c_asks(monkeypatch):
         return 1 if address == 9 else 0
 
     plain = ctypes.PYFUNCTYPE(ctypes.c_int)(ctypes.cast(encode_tiled, pointer).value)
-    monkeypatch.setattr(launch, "entry_point", lambda name, since, waits: plain)
+    monkeypatch.setattr(tensor_map, "entry_point", lambda name, since, waits: plain)
     view = ArrayView(0, (2, 300, 1, 64), (1 << 33, 128, 64, 1), "bfloat16", 2, "cuda:0")
-    encode = launch.encoder(TensorMap(view, 176, 64))
+    encode = tensor_map.encoder(TensorMap(view, 176, 64))
     for address in (1 << 45, 3):
         # bfloat16 is 9; no interleave, swizzle of 128 bytes, ...; the axis of length 1 has a stride of 16 bytes
         expected = [9, 4, address, 64, 300, 1, 2, 256, 16, 1 << 34, 64, 176, 1, 1, 0, 3]
         assert struct.unpack("<16Q", encode(address)) == tuple(expected)
     with pytest.raises(LaunchError, match="CUDA_ERROR_INVALID_VALUE"):
         encode(9)
+
+
+def test_a_tensor_map_is_asked_for_again_where_no_context_is_current(monkeypatch):
+    current = []
+
+    @contextmanager
+    def made_current(ordinal):
+        current.append(ordinal)
+        yield
+        current.pop()
+
+    def encode_tiled(room, *rest):
+        if current != [3]:
+            return 201
+        ctypes.memset(room, 7, 128)
+        return 0
+
+    monkeypatch.setattr(driver, "made_current", made_current)
+    monkeypatch.setattr(tensor_map, "entry_point", lambda name, since, waits: encode_tiled)
+    view = ArrayView(0, (2, 300, 1, 64), (1 << 33, 128, 64, 1), "bfloat16", 2, "cuda:3")
+    assert tensor_map.encoder(TensorMap(view, 176, 64))(1 << 45) == bytes([7]) * 128 and not current
 
 
 @pytest.mark.parametrize("change", [lambda a: a + 16, lambda a: 16 + a, lambda a: a * 2, lambda a: a // 4, lambda a: a | 1])
