@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
-from functools import lru_cache
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, reduce
+from operator import or_
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numba_fa.kernels  # noqa: F401  (registers the variants)
 from numba_fa import env
+from numba_fa.adapters.arrays import LIBRARIES
 from numba_fa.adapters.given import Given, common_library, named, refuse_gradients
-from numba_fa.adapters.library import Library
+from numba_fa.adapters.library import Library, same
+from numba_fa.dispatch.addresses import aux_views
 from numba_fa.dispatch.device import device_of
-from numba_fa.dispatch.gradient_plan import GradientPlan, Kernel, without_addresses
+from numba_fa.dispatch.gradient_plan import GradientPlan, Kernel, Launch, without_addresses
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.dispatch.registry import variant_of
 from numba_fa.dispatch.select import select
 from numba_fa.dispatch.variant import GradientArrays, Variant, Wanted
 from numba_fa.errors import ProblemError
-from numba_fa.problem.arrays import ArrayView
+from numba_fa.problem.arrays import ArrayView, dense_strides
 from numba_fa.problem.biases import Bias
 from numba_fa.problem.gradients import Saved, saved_faults, wanted_of
 from numba_fa.problem.masks import Mask
@@ -74,7 +78,88 @@ def attention_backward(
     request, CompileError for a ScoreMod's function that has no derivative or does not compile; all before any launch.
     Method: Dao, FlashAttention-2 (2023), algorithm 2; on Hopper Shah et al., FlashAttention-3 (2024), section 3.
     """
-    given = Given(mask, bias, sink_logits)
+    given, arrays = Given(mask, bias, sink_logits), (q, k, v, out, dout, lse)
+    key: Any = None
+    call: _Call | None = None
+    inputs: Sequence[int] = ()
+    aux: Sequence[int] = ()
+    try:
+        key, inputs, aux = _glance(arrays if dlse is None else (*arrays, dlse), given, scale, wanted, deterministic)
+        call = _CALLS.get(key)
+    except Exception:  # a call not made before, or a fault, which is told below
+        key = None
+    if call is None:
+        call, inputs, aux = _checked_call(key, *arrays, dlse, given, scale, wanted, deterministic)
+    return call.run(q, inputs, aux)
+
+
+@dataclass(slots=True)
+class _Call:
+    """How to do a call that was checked, on arrays that lie as its did.
+
+    makers: of the results, in number `results`, and then of the rooms. places: which of those are dq, dk, dv, dsink and
+    the biases' gradients, -1 for none. returned: the same of those that the caller wanted.
+    """
+
+    launches: list[Launch]
+    makers: tuple[Callable[[Any], Any], ...]
+    results: int
+    places: tuple[int, ...]
+    returned: tuple[int, ...]
+    address: Callable[[Any], int]
+    stream: Callable[[Any], int]
+    finish: Callable[[Any], Any]
+
+    def run(self, q: Any, inputs: Sequence[int], aux: Sequence[int]) -> Gradients:
+        """Make the results, launch, and return them. Addresses: of q, k, v, out, dout, lse and dlse (0: none), and of the
+        arrays of mask, biases and sink_logits."""
+        made = [make(q) for make in self.makers]
+        at = [*map(self.address, made), 0]
+        addresses = (*inputs, *[at[place] for place in self.places], *aux, *at[self.results : -1])
+        stream = self.stream(q)
+        for launch in self.launches:
+            launch(addresses, stream)
+        made.append(None)
+        dq, dk, dv, dsink, *dbias = [made[place] for place in self.returned]
+        if self.finish is not same:
+            dq, dk, dv, dsink, *dbias = [x if x is None else self.finish(x) for x in (dq, dk, dv, dsink, *dbias)]
+        return Gradients(dq, dk, dv, tuple(dbias), dsink)
+
+
+# Calls by all that decides how they are made; the oldest go first.
+_CALLS: dict[Any, _Call] = {}
+_MOST_CALLS = 1024
+_LOCK = Lock()
+
+
+def _glance(
+    arrays: tuple[Any, ...], given: Given, scale: Any, wanted: Any, deterministic: bool
+) -> tuple[Any, Sequence[int], Sequence[int]]:
+    """(what a call made before is known by, addresses as of `_Call.run`); raises anything for what is faulty.
+
+    arrays: q, k, v, out, dout, lse and, if there is one, dlse.
+    """
+    facts, aux = given.glance()
+    library = LIBRARIES[type(arrays[0])]
+    if any(LIBRARIES[type(array)] is not library for array in arrays):
+        raise ValueError("arrays of several libraries")
+    seen = [library.glance(array) for array in arrays]
+    inputs = [at for at, _ in seen]
+    if not all(inputs):
+        raise ValueError("an array without memory")
+    how = None if scale is None else float(scale), wanted if isinstance(wanted, str) else tuple(wanted), deterministic
+    key = (*[fact for _, fact in seen], reduce(or_, inputs) & 15, facts, *how, env.backend_mark())
+    return key, inputs if len(arrays) == 7 else [*inputs, 0], aux
+
+
+def _checked_call(
+    key: Any, q: Any, k: Any, v: Any, out: Any, dout: Any, lse: Any, dlse: Any, given: Given, scale: float | None,
+    wanted: Any, deterministic: bool,
+) -> tuple[_Call, Sequence[int], Sequence[int]]:  # fmt: skip
+    """Check a call as if it were the first, and remember how it is made; that, and the addresses as of `_Call.run`.
+
+    Raises all that `attention_backward` does.
+    """
     if lse is None:
         raise ProblemError(["lse is None; call attention(..., return_lse=True) and pass what it returns"])
     extra = {} if dlse is None else {"dlse": dlse}
@@ -84,9 +169,14 @@ def attention_backward(
     saved = Saved(views["dout"], views["out"], views["lse"], views.get("dlse"))
     problem, asked = _checked(views, saved, given, scale, wanted)
     planned = _plan(without_addresses(problem), asked, deterministic, env.backend())
-    made, arrays = _results(library, q, views, saved, problem, planned)
-    planned.run(problem, arrays, library.stream(q))
-    return _gradients(library, made, asked, len(problem.biases))
+    call = _call(library, q, views, saved, problem, planned)
+    with _LOCK:
+        if key is not None:
+            if len(_CALLS) >= _MOST_CALLS:
+                del _CALLS[next(iter(_CALLS))]
+            _CALLS[key] = call
+    inputs = [views[name].pointer for name in ("q", "k", "v", "out", "dout", "lse")]
+    return call, [*inputs, saved.dlse.pointer if saved.dlse else 0], [view.pointer for view in aux_views(problem)]
 
 
 def _views_of(library: Library, **arrays: Any) -> dict[str, ArrayView]:
@@ -113,8 +203,10 @@ def _checked(
 
 
 def forget() -> None:
-    """Forget plans; kernels stay loaded."""
+    """Forget plans and calls; kernels stay loaded."""
     _plan.cache_clear()
+    with _LOCK:
+        _CALLS.clear()
 
 
 @lru_cache(maxsize=1024)
@@ -147,30 +239,32 @@ def _kernel(problem: Problem, variant: Variant, key: DispatchKey) -> Kernel:
     return Kernel(variant, key, device, prepare)
 
 
-def _results(
+def _call(
     library: Library, q: Any, views: dict[str, ArrayView], saved: Saved, problem: Problem, planned: GradientPlan
-) -> tuple[dict[str, Any], GradientArrays]:
-    """(new arrays by the names of gradients and rooms, views of all that the kernels use)."""
-    wanted = planned.variant.along(planned.wanted)
-    made = {name: library.empty(q, views[name].shape, views[name].dtype) for name in "qkv" if name in wanted}
-    if "sink" in wanted:
-        made["sink"] = library.empty(q, (problem.heads,), "float32")
-    shapes = {f"bias{i}": bias.arrays[0][1].shape for i, bias in enumerate(problem.biases) if f"bias{i}" in wanted}
-    made |= {name: library.empty(q, shape, "float32") for name, shape in shapes.items()}
-    made |= {f"room {name}": library.empty(q, (-(-size // 4),), "float32") for name, size in planned.rooms.items()}
-    at = {name: library.view(array) for name, array in made.items()}
-    dbias = tuple(
-        bias.gradient_view(at[f"bias{i}"], problem) if f"bias{i}" in at else None for i, bias in enumerate(problem.biases)
-    )
+) -> _Call:
+    """How a call on such arrays is done with a plan."""
+    computed = planned.variant.along(planned.wanted)
+    shapes = {name: (views[name].shape, views[name].dtype) for name in "qkv" if name in computed}
+    shapes |= {"sink": ((problem.heads,), "float32")} if "sink" in computed else {}
+    biases = [(f"bias{i}", bias) for i, bias in enumerate(problem.biases)]
+    shapes |= {name: (bias.arrays[0][1].shape, "float32") for name, bias in biases if name in computed}
+    rooms = [((-(-size // 4),), "float32") for size in planned.rooms.values()]
+    at = {name: _dense(shape, dtype, views["q"]) for name, (shape, dtype) in shapes.items()}
+    dbias = [bias.gradient_view(at[name], problem) if name in at else None for name, bias in biases]
     arrays = GradientArrays(
         views["q"], views["k"], views["v"], saved.out, saved.dout, saved.lse, saved.dlse,
-        at.get("q"), at.get("k"), at.get("v"), at.get("sink"), dbias,
-        {name: at[f"room {name}"].pointer for name in planned.rooms},
+        at.get("q"), at.get("k"), at.get("v"), at.get("sink"), tuple(dbias), dict.fromkeys(planned.rooms, 0),
     )  # fmt: skip
-    return made, arrays
+    names = ("q", "k", "v", "sink", *[name for name, _ in biases])
+    number = {name: i for i, name in enumerate(shapes)}
+    return _Call(
+        planned.ready(problem, arrays), tuple(library.maker(q, *of) for of in (*shapes.values(), *rooms)), len(shapes),
+        tuple(number.get(name, -1) for name in names),
+        tuple(number[name] if name in planned.wanted else -1 for name in names),
+        library.address, library.streams(q), library.finish,
+    )  # fmt: skip
 
 
-def _gradients(library: Library, made: dict[str, Any], wanted: Wanted, biases: int) -> Gradients:
-    found = {name: library.finish(array) for name, array in made.items() if name in wanted}
-    dbias = tuple(found.get(f"bias{i}") for i in range(biases))
-    return Gradients(found.get("q"), found.get("k"), found.get("v"), dbias, found.get("sink"))
+def _dense(shape: tuple[int, ...], dtype: str, beside: ArrayView) -> ArrayView:
+    """A new array, which has no address yet."""
+    return ArrayView(0, shape, dense_strides(shape), dtype, 4 if dtype == "float32" else 2, beside.device)

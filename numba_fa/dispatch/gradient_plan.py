@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,42 +45,62 @@ class GradientPlan:
     rooms: Mapping[str, int]
     _ready: dict[Any, list[Launch]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
-    def run(self, problem: Problem, arrays: GradientArrays, stream: int) -> None:
-        """Launch on a stream. problem: like the plan's but for the addresses of its arrays. Allocates nothing."""
-        views = [*_views(arrays), *aux_views(problem)]
-        if any(kernel.prepare is None for kernel in self.kernels):
-            for kernel in self.kernels:
-                assert kernel.launch is not None
-                kernel.launch(kernel.arguments(problem, arrays), stream)
-            return
-        layout = tuple([view and (view.shape, view.strides) for view in views])  # dtypes are the problem's
+    def ready(self, problem: Problem, arrays: GradientArrays) -> list[Launch]:
+        """Launches of the kernels for arrays that lie as these do, and a problem like the plan's.
+
+        Their addresses are `addresses_of` such arrays; those that the problem and the arrays have here do not matter.
+        """
+        layout = tuple([view and (view.shape, view.strides) for view in _views(problem, arrays)])  # dtypes are the problem's
         launches = self._ready.get(layout)
         if launches is None:
             if len(self._ready) >= _MOST_READY:
                 self._ready.clear()
-            launches = self._ready[layout] = self._prepared(problem, arrays)
-        addresses = (*[view.pointer if view else 0 for view in views], *arrays.rooms.values())
-        for launch in launches:
+            launches = self._ready[layout] = [_launch(kernel, problem, arrays) for kernel in self.kernels]
+        return launches
+
+    def run(self, problem: Problem, arrays: GradientArrays, stream: int) -> None:
+        """Launch on a stream. Allocates nothing."""
+        addresses = addresses_of(problem, arrays)
+        for launch in self.ready(problem, arrays):
             launch(addresses, stream)
 
-    def _prepared(self, problem: Problem, arrays: GradientArrays) -> list[Launch]:
-        places = iter(range(1 << 30))
 
-        def placed(view: ArrayView | None) -> ArrayView | None:
-            place = Address(next(places))
-            return view and replace(view, pointer=place)
-
-        moved = {name: placed(getattr(arrays, name)) for name in _FIELDS}
-        dbias = tuple(map(placed, arrays.dbias))
-        problem = with_aux(problem, (Address(next(places)) for _ in aux_views(problem)))
-        rooms = {name: Address(next(places)) for name in arrays.rooms}
-        at = GradientArrays(**moved, dbias=dbias, rooms=rooms)  # type: ignore[arg-type]
-        return [kernel.prepare(kernel.arguments(problem, at)) for kernel in self.kernels if kernel.prepare]
+def addresses_of(problem: Problem, arrays: GradientArrays) -> tuple[int, ...]:
+    """What a launch takes: addresses, 0 where there is no array, in the order of `GradientArrays`, those of the arrays of
+    mask, biases and sink_logits before the rooms."""
+    return (*[view.pointer if view else 0 for view in _views(problem, arrays)], *arrays.rooms.values())
 
 
-def _views(arrays: GradientArrays) -> Iterator[ArrayView | None]:
-    yield from (getattr(arrays, name) for name in _FIELDS)
-    yield from arrays.dbias
+def _launch(kernel: Kernel, problem: Problem, arrays: GradientArrays) -> Launch:
+    if kernel.prepare is not None:
+        places = [Address(i) for i, _ in enumerate(addresses_of(problem, arrays))]
+        return kernel.prepare(kernel.arguments(*_moved(problem, arrays, places)))
+    run = kernel.launch
+    assert run is not None
+
+    def launch(addresses: tuple[int, ...], stream: int) -> None:
+        run(kernel.arguments(*_moved(problem, arrays, addresses)), stream)
+
+    return launch
+
+
+def _moved(problem: Problem, arrays: GradientArrays, addresses: Sequence[int]) -> tuple[Problem, GradientArrays]:
+    """The same at other addresses."""
+    left = iter(addresses)
+
+    def moved(view: ArrayView | None) -> ArrayView | None:
+        at = next(left)
+        return view and replace(view, pointer=at)
+
+    named = {name: moved(getattr(arrays, name)) for name in _FIELDS}
+    dbias = tuple(map(moved, arrays.dbias))
+    problem = with_aux(problem, left)
+    rooms = dict(zip(arrays.rooms, left, strict=True))
+    return problem, GradientArrays(**named, dbias=dbias, rooms=rooms)  # type: ignore[arg-type]
+
+
+def _views(problem: Problem, arrays: GradientArrays) -> list[ArrayView | None]:
+    return [*(getattr(arrays, name) for name in _FIELDS), *arrays.dbias, *aux_views(problem)]
 
 
 def without_addresses(problem: Problem) -> Problem:

@@ -96,6 +96,7 @@ def test_only_what_is_needed_is_computed(wanting, monkeypatch):
     tensors = dict(zip("qkv", qkv(grad=False)), slopes=torch.rand(4), other=torch.rand(1, 4), sink=torch.rand(4))
     tensors[wanting].requires_grad_()
     biases = [numba_fa.ALiBi(tensors["other"]), numba_fa.ALiBi(tensors["slopes"])]
+    backward.forget()
     numba_fa.attention(*(tensors[x] for x in "qkv"), bias=biases, sink_logits=tensors["sink"]).sum().backward()
     assert asked == [{"slopes": {"bias1"}}.get(wanting, {wanting})]
     assert [name for name, tensor in tensors.items() if tensor.grad is not None] == [wanting]
@@ -143,14 +144,14 @@ def test_determinism_is_handed_on(asked, monkeypatch):
 
     seen, select = [], backward.select
     monkeypatch.setattr(backward, "select", lambda *args: seen.append(args[3]) or select(*args))
-    backward._plan.cache_clear()
+    backward.forget()
     try:
         torch.use_deterministic_algorithms(asked.startswith("torch"), warn_only=asked == "torch warns")
         q, k, v = qkv()
         numba_fa.flash_attn_func(q, k, v, deterministic=asked == "argument").sum().backward()
     finally:
         torch.use_deterministic_algorithms(False)
-        backward._plan.cache_clear()
+        backward.forget()
     assert seen == [asked in ("argument", "torch")]
 
 
