@@ -70,6 +70,24 @@ def _empty_here(torch: Any) -> tuple[Callable[..., Any], Callable[[], int]] | No
         return None
 
 
+def casts(array: Any) -> bool:
+    """Whether autocast would have the tensor in another dtype."""
+    torch, where, dtype = sys.modules["torch"], array.device.type, array.dtype
+    return (
+        where in ("cpu", "cuda") and torch.is_autocast_enabled(where) and dtype.is_floating_point
+        and dtype is not torch.float64 and dtype is not torch.get_autocast_dtype(where)
+    )  # fmt: skip
+
+
+def stands_for_another(array: Any) -> bool:
+    """Whether a transform of torch.func, a tracer or a class of its own has the tensor's memory."""
+    torch = sys.modules["torch"]
+    return (
+        type(array).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+        or torch._C._functorch.is_functorch_wrapped_tensor(array) or torch._is_functional_tensor(array)
+    )  # fmt: skip
+
+
 @cache
 def library() -> Library:
     """torch, which is loaded, because one of its tensors is here."""
@@ -163,23 +181,6 @@ def library() -> Library:
         return array.requires_grad and is_grad_enabled()
 
     autocasts = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
-
-    def casts(array: Any) -> bool:
-        """Whether autocast would have the array in another dtype."""
-        where, dtype = array.device.type, array.dtype
-        return (
-            where in ("cpu", "cuda") and torch.is_autocast_enabled(where) and dtype.is_floating_point
-            and dtype is not torch.float64 and dtype is not torch.get_autocast_dtype(where)
-        )  # fmt: skip
-
-    def stands_for_another(array: Any) -> bool:
-        """Whether a transform of torch.func, a tracer or a class of its own has the tensor's memory."""
-        return (
-            type(array).__torch_dispatch__ is not plain or torch._C._functorch.is_functorch_wrapped_tensor(array)
-            or torch._is_functional_tensor(array)
-        )  # fmt: skip
-
-    plain = torch.Tensor.__torch_dispatch__
 
     def seen(*arrays: Any) -> bool:
         return any(wants_grad(x) or stands_for_another(x) for x in arrays) or (autocasts() and any(map(casts, arrays[:3])))

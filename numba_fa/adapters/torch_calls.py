@@ -7,7 +7,8 @@ from typing import Any, NoReturn
 
 from numba_fa.adapters.arrays import library_of
 from numba_fa.adapters.given import Given, named
-from numba_fa.adapters.torch_ops import Operators
+from numba_fa.adapters.torch import casts
+from numba_fa.adapters.torch_ops import Operators, alone
 from numba_fa.errors import ProblemError, UnsupportedError
 from numba_fa.problem.biases import biases_of
 from numba_fa.problem.flat import flat, parameters
@@ -32,10 +33,14 @@ def recorded(
     program, ints, floats, arrays = flat(chosen, biases)
     *arrays, sink = _tensors(chosen, biases, arrays, given.sink_logits)
     _refuse_lost_gradients(program, arrays, Given(chosen, biases, sink))
-    transformed = sys.modules["torch"]._C._are_functorch_transforms_active()
-    made = (operators.transformed if transformed else operators.attention)(
-        q, k, v, arrays, sink, program, ints, floats, None if scale is None else float(scale), deterministic
-    )
+    torch = sys.modules["torch"]
+    if torch._C._are_functorch_transforms_active():
+        operator = operators.transformed
+    elif alone(torch, (q, k, v, *arrays)) and not any(map(casts, (q, k, v))):
+        operator = operators.recorded
+    else:
+        operator = operators.attention
+    made = operator(q, k, v, arrays, sink, program, ints, floats, None if scale is None else float(scale), deterministic)
     return made if return_lse else made[0]
 
 
@@ -102,7 +107,7 @@ def _tensors(mask: Any, biases: Any, arrays: list[Any], sink_logits: Any) -> lis
 
 def _refuse_lost_gradients(program: str, arrays: list[Any], given: Given) -> None:
     """UnsupportedError where a gradient is wanted of an array that gets none: a user's function's, or a mask's."""
-    if not sys.modules["torch"].is_grad_enabled():
+    if not arrays or not sys.modules["torch"].is_grad_enabled():
         return
     known = [arrays[i] for i in parameters(program).values()]
     wanting = [array for array in arrays if array.requires_grad and not any(array is one for one in known)]

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 from numba_fa.adapters import torch as tensors
-from numba_fa.adapters.torch_func import forward_of, gradients_of
+from numba_fa.adapters.torch_func import forward_of, gradients_of, recorded_of
 from numba_fa.adapters.torch_vmap import forward_vmap, gradients_vmap
 from numba_fa.errors import UnsupportedError
 from numba_fa.problem.flat import parameters, together
@@ -31,12 +31,13 @@ DEVICES = ("cpu", "cuda")
 class Operators(NamedTuple):
     """The two operators, with their schemas as above. wanted: names of gradients ("q", "bias0", "sink") and commas.
 
-    transformed: `attention` for tensors that torch.func transforms.
+    transformed: `attention` for tensors that torch.func transforms. recorded: for calls that are `alone`.
     """
 
     attention: Any
     attention_backward: Any
     transformed: Callable[..., Any]
+    recorded: Callable[..., Any]
 
 
 @cache
@@ -48,7 +49,8 @@ def operators(forward: Callable[..., Any], backward: Callable[..., Any]) -> Oper
     for schema in (FORWARD, BACKWARD):
         library.define(schema)
     attention, attention_backward = torch.ops.numba_fa.attention.default, torch.ops.numba_fa.attention_backward.default
-    for name, run in (("attention", _forward(torch, forward)), ("attention_backward", _backward(torch, backward))):
+    run_forward, run_backward = _forward(torch, forward), _backward(torch, backward)
+    for name, run in (("attention", run_forward), ("attention_backward", run_backward)):
         for device in DEVICES:
             library.impl(name, run, device.upper())
     for device in DEVICES:
@@ -67,7 +69,22 @@ def operators(forward: Callable[..., Any], backward: Callable[..., Any]) -> Oper
         torch.library.register_vmap(f"numba_fa::{name}", vmap, lib=library)
     gradients = gradients_of(torch, attention_backward, _refuse_twice)
     transformed = forward_of(torch, attention, _save, partial(_backward_of, torch), gradients)
-    return Operators(attention, attention_backward, transformed)
+
+    def at_once(dout: Any, dlse: Any, *rest: Any) -> Any:
+        quick = not torch.is_grad_enabled() and alone(torch, [x for x in (dout, dlse) if x is not None])
+        return (run_backward if quick else attention_backward)(dout, dlse, *rest)
+
+    recorded = recorded_of(torch, run_forward, _save, _backward_of(torch, at_once))
+    return Operators(attention, attention_backward, transformed, recorded)
+
+
+def alone(torch: Any, arrays: Sequence[Any]) -> bool:
+    """Whether nobody but autograd has to see a call on these tensors: no transform, mode, tracer or class of tensors."""
+    seen_by = torch._C
+    return not (
+        seen_by._are_functorch_transforms_active() or seen_by._len_torch_dispatch_stack()
+        or seen_by._get_tracing_state() is not None or any(map(tensors.stands_for_another, arrays))
+    )  # fmt: skip
 
 
 _LIBRARIES: list[Any] = []  # registrations last as long as these
@@ -78,7 +95,7 @@ def _forward(torch: Any, attention: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(q: Any, k: Any, v: Any, arrays: Any, sink_logits: Any, program: str, ints: Any, floats: Any, scale: Any,
             deterministic: bool) -> Any:  # fmt: skip
-        mask, biases = together(program, ints, floats, arrays)
+        mask, biases = _declared(program, ints, floats, arrays)
         with torch.no_grad():
             return attention(
                 q, k, v, mask=mask, bias=biases or None, sink_logits=sink_logits, scale=scale, return_lse=True
@@ -90,7 +107,7 @@ def _forward(torch: Any, attention: Callable[..., Any]) -> Callable[..., Any]:
 def _backward(torch: Any, attention_backward: Callable[..., Any]) -> Callable[..., Any]:
     def run(dout: Any, dlse: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, arrays: Any, sink_logits: Any, program: str,
             ints: Any, floats: Any, scale: Any, wanted: str, deterministic: bool) -> list[Any]:  # fmt: skip
-        mask, biases = together(program, ints, floats, arrays)
+        mask, biases = _declared(program, ints, floats, arrays)
         names = tuple(wanted.split(","))
         strictly = deterministic or (
             torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
@@ -108,8 +125,20 @@ def _backward(torch: Any, attention_backward: Callable[..., Any]) -> Callable[..
     return run
 
 
+def _declared(program: str, ints: Sequence[int], floats: Sequence[float], arrays: Sequence[Any]) -> Any:
+    """What `together` gives; without arrays the very objects that it gave before, of which more is known already."""
+    return together(program, ints, floats, arrays) if arrays else _without_arrays(program, tuple(ints), tuple(floats))
+
+
+@lru_cache(maxsize=1024)
+def _without_arrays(program: str, ints: tuple[int, ...], floats: tuple[float, ...]) -> Any:
+    return together(program, ints, floats, ())
+
+
 def _as_kernels_take_it(torch: Any, array: Any) -> Any:
     """The tensor, or a copy where it is expanded, scattered or lies at an odd address, as what autograd hands in may."""
+    if array.is_contiguous() and not array.data_ptr() & 15:
+        return array
     view = tensors.library().view(array)
     fit = view.contiguous_last and view.alignment == 16
     return array if fit else array.clone(memory_format=torch.contiguous_format)

@@ -80,9 +80,16 @@ def cases(device: str, seqlen: int, dtype: Any) -> dict[str, Callable[[], Any]]:
     launch, addresses = ready.launch, (*[x.data_ptr() for x in (q, k, v, out)], 0)
     found["  of which the launch"] = lambda: launch(addresses, 0)
     found["  of which q's stream"] = lambda: ready.stream(q)
+    learnt, dout = [torch.randn(shape, **options).requires_grad_() for _ in range(3)], torch.randn(shape, **options)
+    found["attention, recorded"] = lambda: attention(*learnt, mask="causal")
+    found["attention and its gradients"] = lambda: torch.autograd.grad(attention(*learnt, mask="causal"), learnt, dout)
     if device != "cpu":  # there it would compute
         found["an empty kernel's launch"] = _empty_launch()
+        theirs, dout_theirs = [x.detach().transpose(1, 2).requires_grad_() for x in learnt], dout.transpose(1, 2)
         found["torch SDPA"] = lambda: sdpa(*transposed, is_causal=True)
+        found["torch SDPA and its gradients"] = lambda: torch.autograd.grad(
+            sdpa(*theirs, is_causal=True), theirs, dout_theirs
+        )
     return found
 
 

@@ -106,6 +106,44 @@ def test_nothing_wanted_is_a_fault(case, wanted):
     assert any(fault.startswith("wanted ") for fault in faults_of(case, wanted=wanted))
 
 
+def test_a_call_made_before_is_not_examined_again(case, monkeypatch):
+    """Other arrays that lie the same way give their own gradients; whatever decides more is looked at."""
+    from numba_fa import backward as module
+
+    checked, check = [], module._checked_call
+    monkeypatch.setattr(module, "_checked_call", lambda *given: checked.append(1) or check(*given))
+    module.forget()
+    slopes = np.array([0.5, 0.25, 0.1, 0.0], np.float32)
+    kinds = [
+        {}, {"wanted": ("q", "k")}, {"wanted": "q"}, {"scale": 0.3}, {"deterministic": True}, {"mask": None},
+        {"mask": numba_fa.SlidingWindow(5, 2)}, {"mask": numba_fa.SlidingWindow(6, 2)}, {"bias": numba_fa.ALiBi(slopes)},
+        {"dlse": np.ones((2, 4, 19), np.float32)}, {"sink_logits": slopes},
+        {"sink_logits": slopes, "bias": numba_fa.ALiBi(slopes)},
+    ]  # fmt: skip
+    for number, options in enumerate(kinds, 1):
+        for change in (1.0, 0.5):
+            changed = [array * np.float32(change) for array in case]
+            found = backward(changed, **options)
+            assert len(checked) == number, options
+            with monkeypatch.context() as patch:
+                patch.setattr(module, "_CALLS", {})
+                patch.setattr(module, "_checked_call", check)
+                expected = backward(changed, **options)
+            for one, other in zip(found[:3], expected[:3]):
+                assert (one is None and other is None) or np.array_equal(one, other), options
+
+
+def test_faults_are_told_after_a_call_without_any(case):
+    backward(case, wanted=("q", "k"))
+    assert list(faults_of(case, wanted="qk")) == ["wanted holds 'qk'; allowed: 'q', 'k', 'v', 'bias', 'sink'"]
+    q, k, v, dout, out, lse = case
+    for wrong in (
+        (q, k, v, dout, out, lse[:, :, ::-1]), (q, k, v, dout.astype(np.float16), out, lse),
+        (q, k[:, :5], v, dout, out, lse), (q, k, v, dout[..., ::-1], out, lse),
+    ):  # fmt: skip
+        assert faults_of(wrong, wanted=("q", "k"))
+
+
 def test_a_family_that_has_no_backward_says_so(case, monkeypatch):
     monkeypatch.setenv("NUMBA_FA_BACKEND", "sm90")
     with pytest.raises(UnsupportedError, match="no kernel computes the gradients of float32 causal attention"):

@@ -1,13 +1,16 @@
 """What the driver is given for a backward, on a pretended GPU, read as it reads it: every kernel's parameters in order."""
 
 import ctypes
+from dataclasses import replace
 
 import pytest
 
 import numba_fa
 from numba_fa import backward
 from numba_fa.build.launch import _packing
+from numba_fa.dispatch.addresses import with_aux
 from numba_fa.dispatch.registry import variants
+from numba_fa.dispatch.variant import GradientArrays
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.testing.host_cost import grid_of, places_of, pretended_gpu
 
@@ -24,15 +27,39 @@ def launches():
 
 @pytest.fixture
 def runs(monkeypatch):
-    """(plan, problem, arrays) of every backward that runs."""
-    found, run = [], backward.GradientPlan.run
+    """(plan, problem, arrays) of every call, the arrays where that call had them; the first of a kind is planned."""
+    found, planned, ready, run = [], {}, backward.GradientPlan.ready, backward._Call.run
 
-    def noted(self, problem, arrays, stream):
-        found.append((self, problem, arrays))
-        run(self, problem, arrays, stream)
+    def noted(self, problem, arrays):
+        launches = ready(self, problem, arrays)
+        planned[id(launches)] = (self, problem, arrays, launches)
+        return launches
 
-    monkeypatch.setattr(backward.GradientPlan, "run", noted)
+    def run_and_noted(self, q, inputs, aux):
+        made = []
+        makers = [lambda like, make=make: made.append(make(like)) or made[-1] for make in self.makers]
+        result = run(replace(self, makers=makers), q, inputs, aux)
+        plan, problem, arrays, _ = planned[id(self.launches)]
+        at = [x.data_ptr() for x in made] + [0]
+        found.append((plan, *moved(problem, arrays, inputs, [at[i] for i in self.places], aux, at[self.results : -1])))
+        return result
+
+    monkeypatch.setattr(backward.GradientPlan, "ready", noted)
+    monkeypatch.setattr(backward._Call, "run", run_and_noted)
     return found
+
+
+def moved(problem, arrays, inputs, results, aux, rooms):
+    """The problem and the arrays at other addresses."""
+    names = ("q", "k", "v", "out", "dout", "lse", "dlse", "dq", "dk", "dv", "dsink")
+
+    def at(view, pointer):
+        assert (view is None) == (pointer == 0)
+        return view and replace(view, pointer=pointer)
+
+    found = {name: at(getattr(arrays, name), pointer) for name, pointer in zip(names, [*inputs, *results[:4]], strict=True)}
+    found |= {"dbias": tuple(map(at, arrays.dbias, results[4:])), "rooms": dict(zip(arrays.rooms, rooms, strict=True))}
+    return with_aux(problem, iter(aux)), GradientArrays(**found)
 
 
 def inputs(seqlen=64):

@@ -253,6 +253,56 @@ def test_second_derivatives_are_refused():
         dq.sum().backward()
 
 
+class Listening(torch.utils._python_dispatch.TorchDispatchMode):
+    """Notes the operators of numba_fa that run under it."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        if operator.namespace == "numba_fa":
+            self.heard.append(operator.name())
+        return operator(*args, **(kwargs or {}))
+
+
+def test_a_mode_sees_the_operators_and_autograd_alone_gets_the_same():
+    q, k, v = qkv()
+    slopes, w = parameter(4), weights(q)
+
+    def out():
+        return numba_fa.attention(q, k, v, mask="causal", bias=numba_fa.ALiBi(slopes))
+
+    def gradients(out):
+        return torch.autograd.grad(out, (q, k, v, slopes), w)
+
+    quick, forward, both = out(), Listening(), Listening()
+    expected = gradients(quick)
+    with forward:
+        seen = out()
+    assert forward.heard == ["numba_fa::attention"] and torch.equal(seen, quick)
+    with both:
+        assert all(map(torch.equal, gradients(seen), expected))
+        assert all(map(torch.equal, gradients(out()), expected))
+    assert both.heard == ["numba_fa::attention_backward", "numba_fa::attention", "numba_fa::attention_backward"]
+    assert all(map(torch.equal, gradients(out()), expected))
+
+
+def test_saved_tensors_pass_through_hooks():
+    """As torch.autograd.graph.save_on_cpu has them; what comes back need not be what went in."""
+    q, k, v = qkv()
+    slopes = parameter(4)
+
+    def gradients():
+        out = numba_fa.attention(q, k, v, bias=numba_fa.ALiBi(slopes))
+        return torch.autograd.grad(out, (q, k, v, slopes), weights(out))
+
+    packed, expected = [], gradients()
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: packed.append(x.clone()) or packed[-1], lambda x: x.clone()):
+        assert all(map(torch.equal, gradients(), expected))
+    assert len(packed) == 6
+
+
 @pytest.mark.parametrize("index", range(5))
 def test_what_was_changed_since_is_refused(index):
     """out, lse, q, and the arrays of mask and biases, as they were for the forward, or not at all."""
@@ -268,15 +318,25 @@ def test_what_was_changed_since_is_refused(index):
         (out.sum() + lse.sum()).backward()
 
 
-def test_a_backward_runs_once_unless_the_graph_is_kept():
-    q, k, v = qkv()
-    loss = numba_fa.attention(q, k, v).sum()
+@pytest.mark.parametrize("wanting", ["q", "v", "sink", "qkv sink"])
+def test_a_backward_runs_once_unless_the_graph_is_kept(wanting):
+    q, k, v = qkv(grad=False)
+    tensors = {"q": q, "k": k, "v": v, "sink": torch.rand(4)}
+    learnt = [x.requires_grad_() for name, x in tensors.items() if name in wanting]
+    loss = numba_fa.attention(q, k, v, sink_logits=tensors["sink"]).square().sum()
     loss.backward(retain_graph=True)
-    first = q.grad.clone()
+    first = [x.grad.clone() for x in learnt]
     loss.backward()
-    assert torch.equal(q.grad, 2 * first)
+    assert all(torch.equal(x.grad, 2 * once) for x, once in zip(learnt, first))
     with pytest.raises(RuntimeError, match="second time"):
         loss.backward()
+
+
+def test_a_graph_of_torch_func_may_be_gone_back_twice():
+    q, k, v = qkv(grad=False)
+    sink = torch.rand(4)
+    out, back = torch.func.vjp(lambda q, sink: numba_fa.attention(q, k, v, sink_logits=sink), q, sink)
+    assert all(map(torch.equal, back(weights(out)), back(weights(out))))
 
 
 def test_nothing_is_kept_alive():
