@@ -10,7 +10,7 @@ from typing import Any
 
 import numba_fa.kernels  # noqa: F401  (registers the variants)
 from numba_fa import env
-from numba_fa.adapters import torch_calls
+from numba_fa.adapters import torch_again, torch_calls
 from numba_fa.adapters.arrays import LIBRARIES
 from numba_fa.adapters.given import (
     Given,
@@ -75,7 +75,7 @@ def attention(
     all before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1; on Hopper Shah et al. 2024, FlashAttention-3.
     """
     given: Any = mask
-    how = key = call = None
+    how = key = call = again = None
     aux: Any = ()
     try:
         scale = None if scale is None else float(scale)
@@ -90,12 +90,20 @@ def attention(
             if lies_so and (out is None or (out_at and recent.out_is_apart((q_at, k_at, v_at, out_at, 0, *aux)))):
                 call = recent
         if call is None:
-            key, call, q_at, k_at, v_at, out_at = _remembered(how, q, k, v, out, aux)
+            again = None if aux or out is not None else _RECORDED.get(how)
+            if again is None or not again.fits(q, k, v):
+                again = None
+                key, call, q_at, k_at, v_at, out_at = _remembered(how, q, k, v, out, aux)
     except Exception:  # a call not made before, or a fault, which is told below
-        call = None
+        call = again = None
+    if again is not None:
+        return again.run(q, k, v, return_lse)
     if call is None:
         if _is_seen(q, k, v, given := Given(mask, bias, sink_logits)):
-            return torch_calls.recorded(_operators(), q, k, v, given, scale, out, return_lse, False)
+            made = torch_calls.recorded(_operators(), q, k, v, given, scale, out, return_lse, False)
+            if how is not None:
+                torch_again.note(_RECORDED, how, _RECENT, _operators(), given, scale, q, k, v)
+            return made
         call, (q_at, k_at, v_at, out_at, _, *aux) = _checked_call(key, q, k, v, given, scale, out, return_lse)
     return call.run(q, out, return_lse, q_at, k_at, v_at, out_at, aux)
 
@@ -241,6 +249,8 @@ class _Call:
 _CALLS: dict[Any, _Call] = {}
 # By all but how q, k, v and out lie, the last of them, if it has a check: 0.4 us, where a look into all takes 3.
 _RECENT: dict[Any, Any] = {}
+# The same of calls whose gradients are recorded.
+_RECORDED: dict[Any, torch_again.Recorded] = {}
 _MOST_CALLS = 1024
 _LOCK = Lock()
 
@@ -251,6 +261,7 @@ def forget() -> None:
     with _LOCK:
         _CALLS.clear()
         _RECENT.clear()
+        _RECORDED.clear()
 
 
 def _remembered(how: Any, q: Any, k: Any, v: Any, out: Any, aux: Any) -> tuple[Any, _Call | None, int, int, int, int]:

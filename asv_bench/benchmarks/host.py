@@ -6,9 +6,9 @@ from .common import Measured, has_gpu, has_torch
 
 CALLS = [
     "attention", "attention, lse", "attention, out given", "attention, padding", "attention, new declarations, alibi",
-    "Plan.run", "Plan.run, padding",
+    "Plan.run", "Plan.run, padding", "attention, recorded", "attention and its gradients",
 ]  # fmt: skip
-PEERS = ["torch SDPA"]
+PEERS = ["an empty kernel's launch", "torch SDPA", "torch SDPA and its gradients"]
 
 
 def setup_cache():
@@ -46,7 +46,7 @@ class Host(Measured):
 
 
 class Peers(Measured):
-    """torch's scaled_dot_product_attention."""
+    """torch's scaled_dot_product_attention, and the least that a launch takes."""
 
     params = [["gpu"], PEERS]
     param_names = ["launch", "call"]

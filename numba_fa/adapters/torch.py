@@ -28,7 +28,7 @@ def _increment_version(torch: Any) -> Callable[[tuple[Any, ...]], None]:
         return public
 
 
-def _guards(torch: Any, autocasts: Callable[[], bool]) -> Callable[..., Callable[..., bool] | None] | None:
+def _guards(torch: Any) -> Callable[..., Callable[..., bool] | None] | None:
     """torch's own quick test that tensors are as others were in all but address and contents, which torch.compile asks
     before each call: type, dtype, device, sizes, strides, what wants a gradient, whether autocast or a transform is at work;
     None where it does not tell all that.
@@ -50,12 +50,24 @@ def _guards(torch: Any, autocasts: Callable[[], bool]) -> Callable[..., Callable
     except Exception:  # another version of torch
         return None
 
+    is_recording, cast_to = torch.is_grad_enabled, torch.get_autocast_dtype
+
     def guard(*arrays: Any) -> Callable[..., bool] | None:
-        # Such a tensor without grad mode, or such dtypes under autocast, would pass later where a gradient is wanted or
-        # another dtype; and one tensor twice never passes.
-        if autocasts() or any(array.requires_grad for array in arrays) or len(set(map(id, arrays))) < len(arrays):
+        if len(set(map(id, arrays))) < len(arrays):  # one tensor twice never passes
             return None
-        return from_tensors(*arrays, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+        check = from_tensors(*arrays, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+        where = arrays[0].device.type
+        # It tells who requires grad and not whether that is heeded, that autocast is at work and not for which dtype.
+        recording = is_recording() if any(array.requires_grad for array in arrays) else None
+        dtype = cast_to(where) if torch.is_autocast_enabled(where) else None
+        if recording is None and dtype is None:
+            return check
+
+        def checked(*others: Any) -> bool:
+            as_then = (recording is None or is_recording() is recording) and (dtype is None or cast_to(where) is dtype)
+            return as_then and check(*others)
+
+        return checked
 
     return guard if told else None
 
@@ -203,6 +215,6 @@ def library() -> Library:
 
     return Library(
         "torch", view, stream, empty, holds, wants_grad=wants_grad, seen=seen, wrote=wrote, glance=glance,
-        glances=glances, guard=_guards(torch, autocasts), address=torch.Tensor.data_ptr, maker=maker,
+        glances=glances, guard=_guards(torch), address=torch.Tensor.data_ptr, maker=maker,
         streams=streams, writes=writes,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any, NoReturn
 
 from numba_fa.adapters.arrays import library_of
@@ -37,7 +38,7 @@ def recorded(
     if torch._C._are_functorch_transforms_active():
         operator = operators.transformed
     elif alone(torch, (q, k, v, *arrays)) and not any(map(casts, (q, k, v))):
-        operator = operators.recorded
+        operator = partial(operators.recorded, operators.run)
     else:
         operator = operators.attention
     made = operator(q, k, v, arrays, sink, program, ints, floats, None if scale is None else float(scale), deterministic)

@@ -27,24 +27,45 @@ def forward_of(torch: Any, operator: Call, save: Call, backward_of: Callable[[Ca
     def vmap(info: Any, in_dims: Any, *flat: Any) -> Any:
         return rule(info, _grouped(in_dims), *_grouped(flat))
 
-    backward = _backward(backward_of(gradients))
-    call = _call(_function(torch, "Attention", forward=forward, setup_context=setup_context, backward=backward, vmap=vmap))
+    def backward(ctx: Any, *douts: Any) -> Any:
+        saved = _Saved(ctx.saved_tensors, _grouped(ctx.needs_input_grad), ctx.rest)
+        *first, arrays, sink, program, ints, floats, scale, deterministic = backward_rule(saved, *douts)
+        return (*first, sink, None, None, None, None, None, *arrays)
+
+    backward_rule = backward_of(gradients)
+    parts = {"forward": forward, "setup_context": setup_context, "backward": backward, "vmap": vmap}
+    apply = _function(torch, "Attention", **parts).apply
+
+    def call(q: Any, k: Any, v: Any, arrays: Any, *rest: Any) -> Any:
+        return apply(q, k, v, *rest, *arrays)
+
     rule = forward_vmap(torch, call)
     return call
 
 
-def recorded_of(torch: Any, run: Call, save: Call, backward: Call) -> Call:
-    """The operator `attention` for calls that only autograd has to see, of the same arguments.
+def recorded_of(torch: Any, save: Call, backward: Call) -> Call:
+    """(run, q, k, v, arrays and the rest of the operator `attention`'s arguments) -> what run gives of them, recorded.
 
-    run: what the operator does; save, backward: as the operator's own.
+    run: a function of the same arguments; save, backward: as the operator's own. For calls that only autograd has to see.
     """
-    def forward(ctx: Any, *flat: Any) -> Any:
-        inputs = _grouped(flat)
-        made = run(*inputs)
-        save(ctx, inputs, made)
+    def forward(ctx: Any, q: Any, k: Any, v: Any, sink: Any, how: Any, *arrays: Any) -> Any:
+        run, *rest = how
+        made = run(q, k, v, arrays, sink, *rest)
+        save(ctx, (q, k, v, arrays, sink, *rest), made)
         return made
 
-    return _call(_function(torch, "Attention", forward=forward, backward=_backward(backward)))
+    def back(ctx: Any, *douts: Any) -> Any:
+        of_q, of_k, of_v, of_sink, _, *of_arrays = ctx.needs_input_grad
+        saved = _Saved(ctx.saved_tensors, (of_q, of_k, of_v, of_arrays, of_sink), ctx.rest)
+        dq, dk, dv, darrays, dsink, *_ = backward(saved, *douts)
+        return (dq, dk, dv, dsink, None, *darrays)
+
+    apply = _function(torch, "Attention", forward=forward, backward=back).apply
+
+    def call(run: Call, q: Any, k: Any, v: Any, arrays: Any, sink: Any, *rest: Any) -> Any:
+        return apply(q, k, v, sink, (run, *rest), *arrays)
+
+    return call
 
 
 def _grouped(flat: Sequence[Any]) -> tuple[Any, ...]:
@@ -58,24 +79,6 @@ class _Saved(NamedTuple):
     saved_tensors: Any
     needs_input_grad: Any
     rest: Any
-
-
-def _backward(backward_rule: Call) -> Call:
-    def backward(ctx: Any, *douts: Any) -> Any:
-        saved = _Saved(ctx.saved_tensors, _grouped(ctx.needs_input_grad), ctx.rest)
-        *first, arrays, sink, program, ints, floats, scale, deterministic = backward_rule(saved, *douts)
-        return (*first, sink, None, None, None, None, None, *arrays)
-
-    return backward
-
-
-def _call(function: Any) -> Call:
-    apply = function.apply
-
-    def call(q: Any, k: Any, v: Any, arrays: Any, *rest: Any) -> Any:
-        return apply(q, k, v, *rest, *arrays)
-
-    return call
 
 
 def gradients_of(torch: Any, operator: Call, refuse: Call) -> Call:

@@ -31,13 +31,15 @@ DEVICES = ("cpu", "cuda")
 class Operators(NamedTuple):
     """The two operators, with their schemas as above. wanted: names of gradients ("q", "bias0", "sink") and commas.
 
-    transformed: `attention` for tensors that torch.func transforms. recorded: for calls that are `alone`.
+    transformed: `attention` for tensors that torch.func transforms. recorded: for calls that are `alone`; its first
+    argument, `run` or what does the same, computes, and the rest are the same.
     """
 
     attention: Any
     attention_backward: Any
     transformed: Callable[..., Any]
     recorded: Callable[..., Any]
+    run: Callable[..., Any]
 
 
 @cache
@@ -74,8 +76,8 @@ def operators(forward: Callable[..., Any], backward: Callable[..., Any]) -> Oper
         quick = not torch.is_grad_enabled() and alone(torch, [x for x in (dout, dlse) if x is not None])
         return (run_backward if quick else attention_backward)(dout, dlse, *rest)
 
-    recorded = recorded_of(torch, run_forward, _save, _backward_of(torch, at_once))
-    return Operators(attention, attention_backward, transformed, recorded)
+    recorded = recorded_of(torch, _save, _backward_of(torch, at_once))
+    return Operators(attention, attention_backward, transformed, recorded, run_forward)
 
 
 def alone(torch: Any, arrays: Sequence[Any]) -> bool:
