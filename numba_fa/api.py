@@ -99,12 +99,7 @@ def attention(
     if again is not None:
         return again.run(q, k, v, return_lse)
     if call is None:
-        if _is_seen(q, k, v, given := Given(mask, bias, sink_logits)):
-            made = torch_calls.recorded(_operators(), q, k, v, given, scale, out, return_lse, False)
-            if how is not None:
-                torch_again.note(_RECORDED, how, _RECENT, _operators(), given, scale, q, k, v)
-            return made
-        call, (q_at, k_at, v_at, out_at, _, *aux) = _checked_call(key, q, k, v, given, scale, out, return_lse)
+        return _anew(how, key, q, k, v, Given(mask, bias, sink_logits), scale, out, return_lse)
     return call.run(q, out, return_lse, q_at, k_at, v_at, out_at, aux)
 
 
@@ -280,6 +275,19 @@ def _remembered(how: Any, q: Any, k: Any, v: Any, out: Any, aux: Any) -> tuple[A
                 _RECENT.clear()
             _RECENT[how] = call
     return key, call, q_at, k_at, v_at, out_at
+
+
+def _anew(
+    how: Any, key: Any, q: Any, k: Any, v: Any, given: Given, scale: float | None, out: Any, return_lse: bool
+) -> Any:
+    """A call not made before, or a faulty one: what `attention` returns, or raises. how, key: of `_RECENT` and `_CALLS`."""
+    if not _is_seen(q, k, v, given):
+        call, (q_at, k_at, v_at, out_at, _, *aux) = _checked_call(key, q, k, v, given, scale, out, return_lse)
+        return call.run(q, out, return_lse, q_at, k_at, v_at, out_at, aux)
+    made = torch_calls.recorded(_operators(), q, k, v, given, scale, out, return_lse, False)
+    if how is not None:
+        torch_again.note(_RECORDED, how, _RECENT, _operators(), given, scale, q, k, v)
+    return made
 
 
 def _checked_call(
