@@ -78,7 +78,7 @@ def attention(
     how = key = call = again = None
     aux: Any = ()
     try:
-        scale = None if scale is None else float(scale)
+        scale = None if scale is None else float(scale + 0.0)  # which a text does not let pass
         if bias is not None or sink_logits is not None or (mask is not None and type(mask) is not str):
             given, aux = Given(mask, bias, sink_logits).glance()
         how = given, scale, return_lse, out is None, env.backend_mark()

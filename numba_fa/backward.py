@@ -110,7 +110,7 @@ class _Call:
     address: Callable[[Any], int]
     stream: Callable[[Any], int]
     finish: Callable[[Any], Any]
-    ending: int = 0
+    ending: int
     check: Callable[..., bool] | None = None
 
     def run(self, q: Any, inputs: Sequence[int], aux: Sequence[int]) -> Gradients:
@@ -131,8 +131,9 @@ class _Call:
 
 # Calls by all that decides how they are made; the oldest go first.
 _CALLS: dict[Any, _Call] = {}
-# By all but how the arrays lie, the last of them, if it has a check.
+# By all but how the arrays lie, the last of them.
 _RECENT: dict[Any, _Call] = {}
+_INPUTS = ("q", "k", "v", "out", "dout", "lse")
 _MOST_CALLS = 1024
 _LOCK = Lock()
 
@@ -146,7 +147,7 @@ def _remembered(
     """
     facts, aux = given.glance()
     names = wanted if isinstance(wanted, str) else tuple(wanted)
-    how = facts, None if scale is None else float(scale), names, deterministic, len(arrays), env.backend_mark()
+    how = facts, scale, names, deterministic, len(arrays), env.backend_mark()
     recent = _RECENT.get(how)
     if recent is not None and recent.check is not None and recent.check(*arrays):
         inputs = [*map(recent.address, arrays)]
@@ -159,11 +160,11 @@ def _remembered(
     inputs = [at for at, _ in seen]
     if not all(inputs):
         raise ValueError("an array without memory")
-    ending = reduce(or_, inputs) & 15
-    key = (*[fact for _, fact in seen], ending, *how)
+    key = (*[fact for _, fact in seen], reduce(or_, inputs) & 15, *how)
     call = _CALLS.get(key)
     if call is not None and library.guard is not None:
-        call.ending, call.check = ending, library.guard(*arrays)
+        if call.check is None or _RECENT.get(how) is call:  # these arrays did not pass, though they lie so: another kind
+            call.check = library.guard(*arrays) or call.check
         if len(_RECENT) >= _MOST_CALLS:
             _RECENT.clear()
         _RECENT[how] = call
@@ -187,14 +188,14 @@ def _checked_call(
     saved = Saved(views["dout"], views["out"], views["lse"], views.get("dlse"))
     problem, asked = _checked(views, saved, given, scale, wanted)
     planned = _plan(without_addresses(problem), asked, deterministic, env.backend())
-    call = _call(library, q, views, saved, problem, planned)
+    inputs = [view.pointer if view else 0 for view in (*(views[name] for name in _INPUTS), saved.dlse)]
+    call = _call(library, q, views, saved, problem, planned, reduce(or_, inputs) & 15)
     with _LOCK:
         if key is not None:
             if len(_CALLS) >= _MOST_CALLS:
                 del _CALLS[next(iter(_CALLS))]
             _CALLS[key] = call
-    inputs = [views[name].pointer for name in ("q", "k", "v", "out", "dout", "lse")]
-    return call, [*inputs, saved.dlse.pointer if saved.dlse else 0], [view.pointer for view in aux_views(problem)]
+    return call, inputs, [view.pointer for view in aux_views(problem)]
 
 
 def _views_of(library: Library, **arrays: Any) -> dict[str, ArrayView]:
@@ -259,9 +260,9 @@ def _kernel(problem: Problem, variant: Variant, key: DispatchKey) -> Kernel:
 
 
 def _call(
-    library: Library, q: Any, views: dict[str, ArrayView], saved: Saved, problem: Problem, planned: GradientPlan
+    library: Library, q: Any, views: dict[str, ArrayView], saved: Saved, problem: Problem, planned: GradientPlan, ending: int
 ) -> _Call:
-    """How a call on such arrays is done with a plan."""
+    """How a call on such arrays, whose addresses end so, is done with a plan."""
     computed = planned.variant.along(planned.wanted)
     shapes = {name: (views[name].shape, views[name].dtype) for name in "qkv" if name in computed}
     shapes |= {"sink": ((problem.heads,), "float32")} if "sink" in computed else {}
@@ -280,7 +281,7 @@ def _call(
         planned.ready(problem, arrays), tuple(library.maker(q, *of) for of in (*shapes.values(), *rooms)), len(shapes),
         tuple(number.get(name, -1) for name in names),
         tuple(number[name] if name in planned.wanted else -1 for name in names),
-        library.address, library.streams(q), library.finish,
+        library.address, library.streams(q), library.finish, ending,
     )  # fmt: skip
 
 

@@ -51,6 +51,7 @@ def _guards(torch: Any) -> Callable[..., Callable[..., bool] | None] | None:
         return None
 
     is_recording, cast_to = torch.is_grad_enabled, torch.get_autocast_dtype
+    tracer, modes = torch._C._get_tracing_state, torch._C._len_torch_dispatch_stack
 
     def guard(*arrays: Any) -> Callable[..., bool] | None:
         if len(set(map(id, arrays))) < len(arrays):  # one tensor twice never passes
@@ -61,11 +62,11 @@ def _guards(torch: Any) -> Callable[..., Callable[..., bool] | None] | None:
         recording = is_recording() if any(array.requires_grad for array in arrays) else None
         dtype = cast_to(where) if torch.is_autocast_enabled(where) else None
         if recording is None and dtype is None:
-            return check
+            return lambda *others: check(*others) and tracer() is None and not modes()
 
         def checked(*others: Any) -> bool:
             as_then = (recording is None or is_recording() is recording) and (dtype is None or cast_to(where) is dtype)
-            return as_then and check(*others)
+            return as_then and check(*others) and tracer() is None and not modes()
 
         return checked
 
@@ -88,6 +89,15 @@ def casts(array: Any) -> bool:
     return (
         where in ("cpu", "cuda") and torch.is_autocast_enabled(where) and dtype.is_floating_point
         and dtype is not torch.float64 and dtype is not torch.get_autocast_dtype(where)
+    )  # fmt: skip
+
+
+def watched() -> bool:
+    """Whether a tracer or a dispatch mode follows what is called."""
+    seen_by = sys.modules["torch"]._C
+    return bool(
+        seen_by._len_torch_dispatch_stack() or seen_by._get_tracing_state() is not None
+        or seen_by._dispatch_tls_is_dispatch_key_included(seen_by.DispatchKey.PreDispatch)
     )  # fmt: skip
 
 
@@ -136,7 +146,7 @@ def library() -> Library:
             or q.is_neg() or k.is_neg() or v.is_neg()
             or k.dtype is not dtype or v.dtype is not dtype or k.device != device or v.device != device
             or ((q.requires_grad or k.requires_grad or v.requires_grad) and is_grad_enabled())
-            or (autocasts() and casts(q))
+            or (autocasts() and casts(q)) or watched()
         ):  # fmt: skip
             raise _Unusual
         facts: tuple[Any, ...] = (q.shape, q.stride(), k.shape, k.stride(), v.shape, v.stride(), dtype, device)
@@ -195,7 +205,10 @@ def library() -> Library:
     autocasts = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
 
     def seen(*arrays: Any) -> bool:
-        return any(wants_grad(x) or stands_for_another(x) for x in arrays) or (autocasts() and any(map(casts, arrays[:3])))
+        return (
+            any(wants_grad(x) or stands_for_another(x) for x in arrays) or (autocasts() and any(map(casts, arrays[:3])))
+            or watched()
+        )  # fmt: skip
 
     increment_version = _increment_version(torch)
 

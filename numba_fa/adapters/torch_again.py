@@ -52,7 +52,7 @@ def note(
     known: dict[Any, Recorded], how: Any, recent: Mapping[Any, Any], operators: Operators, given: Given, scale: Any,
     q: Any, k: Any, v: Any,
 ) -> None:  # fmt: skip
-    """Remember in `known`, by `how`, a call that was recorded, if it is one that can be made again so.
+    """Remember in `known`, by `how`, a call that was recorded, if it is one that can be made again so, as the last of them.
 
     recent: calls that record nothing, by what `how` is to them; the one that computed this call is there from its second
     time on.
@@ -65,11 +65,15 @@ def note(
     call, library = recent.get((facts, scale, True, True, how[-1])), tensors.library()
     if call is None or library.guard is None:
         return
-    with sys.modules["torch"].no_grad():
-        same = call.check(q, k, v)
-    guard = library.guard(q, k, v)
-    if same and guard is not None:
+    again = known.get((how, id(call)))  # of calls in turn that lie in different ways, each one's
+    if again is None or again.call is not call or not again.guard(q, k, v):
+        with sys.modules["torch"].no_grad():
+            same = call.check(q, k, v)
+        guard = library.guard(q, k, v)
+        if not same or guard is None:
+            return
         if len(known) >= _MOST_CALLS:
             known.clear()
         program, ints, floats, _ = flat(mask, biases)
-        known[how] = Recorded(guard, call, operators.recorded, (program, ints, floats, scale, False))
+        again = known[how, id(call)] = Recorded(guard, call, operators.recorded, (program, ints, floats, scale, False))
+    known[how] = again

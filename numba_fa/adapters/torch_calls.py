@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from numba_fa.adapters.arrays import library_of
 from numba_fa.adapters.given import Given, named
-from numba_fa.adapters.torch import casts
+from numba_fa.adapters.torch import casts, watched
 from numba_fa.adapters.torch_ops import Operators, alone
 from numba_fa.errors import ProblemError, UnsupportedError
 from numba_fa.problem.biases import biases_of
@@ -29,7 +29,7 @@ def recorded(
     chosen, biases = mask_named(given.mask), biases_of(given.bias)
     if chosen is None or biases is None:
         raise _meant_nothing(given.mask, given.bias)
-    if out is not None:
+    if out is not None and not watched():
         raise UnsupportedError(f"out is given for tensors {_SEEN}")
     program, ints, floats, arrays = flat(chosen, biases)
     *arrays, sink = _tensors(chosen, biases, arrays, given.sink_logits)
@@ -37,12 +37,15 @@ def recorded(
     torch = sys.modules["torch"]
     if torch._C._are_functorch_transforms_active():
         operator = operators.transformed
-    elif alone(torch, (q, k, v, *arrays)) and not any(map(casts, (q, k, v))):
+    elif alone(torch, (q, k, v, *arrays, *([] if sink is None else [sink]))) and not any(map(casts, (q, k, v))):
         operator = partial(operators.recorded, operators.run)
     else:
         operator = operators.attention
-    made = operator(q, k, v, arrays, sink, program, ints, floats, None if scale is None else float(scale), deterministic)
-    return made if return_lse else made[0]
+    scale = None if scale is None else float(scale)
+    made, lse = operator(q, k, v, arrays, sink, program, ints, floats, scale, deterministic)
+    if out is not None:
+        made = _into(out, made)
+    return (made, lse) if return_lse else made
 
 
 def traced(
@@ -61,11 +64,16 @@ def traced(
         q, k, v, arrays, sink_logits, program, ints, floats, None if scale is None else float(scale), deterministic
     )
     if out is not None:
-        if made.requires_grad or out.shape != made.shape or out.dtype != made.dtype:
-            _refuse_out(tuple(made.shape))
-        out.copy_(made)
-        made = out
+        made = _into(out, made)
     return (made, lse) if return_lse else made
+
+
+def _into(out: Any, made: Any) -> Any:
+    """The result in the array that was given for it."""
+    if made.requires_grad or out.shape != made.shape or out.dtype != made.dtype:
+        _refuse_out(tuple(made.shape))
+    out.copy_(made)
+    return out
 
 
 def _meant_nothing(mask: Any, bias: Any) -> ProblemError:

@@ -73,7 +73,11 @@ def operators(forward: Callable[..., Any], backward: Callable[..., Any]) -> Oper
     transformed = forward_of(torch, attention, _save, partial(_backward_of, torch), gradients)
 
     def at_once(dout: Any, dlse: Any, *rest: Any) -> Any:
-        quick = not torch.is_grad_enabled() and alone(torch, [x for x in (dout, dlse) if x is not None])
+        if torch.compiler.is_dynamo_compiling():  # a backward that torch.compile reads, which wants the operator
+            return attention_backward(dout, dlse, *rest)
+        q, k, v, out, lse, arrays, sink, *_ = rest
+        given = [x for x in (dout, dlse, q, k, v, out, lse, sink, *arrays) if x is not None]
+        quick = not torch.is_grad_enabled() and alone(torch, given)
         return (run_backward if quick else attention_backward)(dout, dlse, *rest)
 
     recorded = recorded_of(torch, _save, _backward_of(torch, at_once))
@@ -81,12 +85,30 @@ def operators(forward: Callable[..., Any], backward: Callable[..., Any]) -> Oper
 
 
 def alone(torch: Any, arrays: Sequence[Any]) -> bool:
-    """Whether nobody but autograd has to see a call on these tensors: no transform, mode, tracer or class of tensors."""
-    seen_by = torch._C
-    return not (
-        seen_by._are_functorch_transforms_active() or seen_by._len_torch_dispatch_stack()
-        or seen_by._get_tracing_state() is not None or any(map(tensors.stands_for_another, arrays))
-    )  # fmt: skip
+    """Whether nobody but autograd has to see a call on these tensors: no transform, mode, tracer or class of tensors.
+
+    Modes of `__torch_function__`, which `with torch.device(...)` is one of, are not asked.
+    """
+    if torch._C._are_functorch_transforms_active() or tensors.watched():
+        return False
+    kinds, keys = (torch.Tensor, torch.nn.Parameter), torch._C._dispatch_keys
+    for array in arrays:
+        if type(array) not in kinds or (keys(array).raw_repr() not in _PLAIN and not _is_plain(torch, array)):
+            return False
+    return True
+
+
+# What says that a tensor is stored, as numbers, where kernels run, and that nobody stands between: its dispatch keys.
+_PLAIN: set[int] = set()
+
+
+def _is_plain(torch: Any, array: Any) -> bool:
+    keys = torch._C._dispatch_keys(array)
+    odd = any(word in str(keys) for word in ("Negative", "Conjugate", "ZeroTensor", "Batched", "Python", "Func"))
+    plain = not odd and array.device.type in DEVICES and array.layout is torch.strided
+    if plain:
+        _PLAIN.add(keys.raw_repr())
+    return plain
 
 
 _LIBRARIES: list[Any] = []  # registrations last as long as these
@@ -129,12 +151,15 @@ def _backward(torch: Any, attention_backward: Callable[..., Any]) -> Callable[..
 
 def _declared(program: str, ints: Sequence[int], floats: Sequence[float], arrays: Sequence[Any]) -> Any:
     """What `together` gives; without arrays the very objects that it gave before, of which more is known already."""
-    return together(program, ints, floats, arrays) if arrays else _without_arrays(program, tuple(ints), tuple(floats))
+    if arrays:
+        return together(program, ints, floats, arrays)
+    return _without_arrays(program, tuple(ints), tuple(map(float.hex, floats)))
 
 
 @lru_cache(maxsize=1024)
-def _without_arrays(program: str, ints: tuple[int, ...], floats: tuple[float, ...]) -> Any:
-    return together(program, ints, floats, ())
+def _without_arrays(program: str, ints: tuple[int, ...], floats: tuple[str, ...]) -> Any:
+    """floats: as text, in which 0.0 and -0.0 differ."""
+    return together(program, ints, [*map(float.fromhex, floats)], ())
 
 
 def _as_kernels_take_it(torch: Any, array: Any) -> Any:

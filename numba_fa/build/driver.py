@@ -45,7 +45,10 @@ def entry_point(name: str, since: int, waits: bool) -> Callable[..., int]:
 
 @contextmanager
 def made_current(ordinal: int) -> Iterator[None]:
-    """The GPU with this number is the thread's current one meanwhile, and what was before is afterwards."""
+    """The GPU with this number is the thread's current one meanwhile, and what was before is afterwards.
+
+    Where none was, GPU 0 stays so, which is what the CUDA runtime takes then; the next launch need not ask again.
+    """
     from cuda.bindings import driver
     from cuda.core import Device as CudaDevice
 
@@ -54,7 +57,8 @@ def made_current(ordinal: int) -> Iterator[None]:
     try:
         yield
     finally:
-        check(driver.cuCtxSetCurrent(before))
+        if int(before) or ordinal:
+            check(driver.cuCtxSetCurrent(before))
 
 
 # CUDA_ERROR_INVALID_CONTEXT and CUDA_ERROR_INVALID_HANDLE: what calls are answered where no GPU is current, or another than

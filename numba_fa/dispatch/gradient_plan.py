@@ -58,12 +58,6 @@ class GradientPlan:
             launches = self._ready[layout] = [_launch(kernel, problem, arrays) for kernel in self.kernels]
         return launches
 
-    def run(self, problem: Problem, arrays: GradientArrays, stream: int) -> None:
-        """Launch on a stream. Allocates nothing."""
-        addresses = addresses_of(problem, arrays)
-        for launch in self.ready(problem, arrays):
-            launch(addresses, stream)
-
 
 def addresses_of(problem: Problem, arrays: GradientArrays) -> tuple[int, ...]:
     """What a launch takes: addresses, 0 where there is no array, in the order of `GradientArrays`, those of the arrays of

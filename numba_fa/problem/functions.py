@@ -130,7 +130,8 @@ class FromFunction(Declaration):
 
     @cached_property
     def without_arrays(self) -> tuple[Any, ...]:
-        return (self.name, *[a if isinstance(a, _NUMBERS) else None for a in self.aux])
+        # A float as text: 0.0 and -0.0 are equal, and a function may tell them apart.
+        return (self.name, *[a.hex() if isinstance(a, float) else a if isinstance(a, int) else None for a in self.aux])
 
     def with_arrays(self, arrays: Iterator[Any]) -> Any:
         twin = object.__new__(type(self))

@@ -221,6 +221,8 @@ def _axis_faults(arrays: dict[str, ArrayView], out: ArrayView | None, lse: Array
 
 
 def _scale_faults(scale: float | None) -> list[str]:
+    if isinstance(scale, (str, bytes)) or not (scale is None or hasattr(scale, "__float__")):
+        return [f"scale is {scale!r}; a number or None is wanted"]
     if scale is None or 0 < scale <= _MOST_SCALE:
         return []
     if not (math.isfinite(scale) and scale > 0):

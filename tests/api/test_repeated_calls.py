@@ -226,6 +226,10 @@ def test_faults_are_told_after_good_calls(warm):
                 numba_fa.attention(*arrays)
     with pytest.raises(ProblemError, match="scale is -1"):
         numba_fa.attention(q, k, v, scale=-1.0)
+    numba_fa.attention(q, k, v, scale=0.5)
+    with pytest.raises(ProblemError, match="scale is '0.5'; a number or None is wanted"):
+        numba_fa.attention(q, k, v, scale="0.5")
+    assert torch.equal(numba_fa.attention(q, k, v, scale=torch.tensor(0.5)), numba_fa.attention(q, k, v, scale=0.5))
     with pytest.raises((ProblemError, UnsupportedError), match="negates"):
         numba_fa.attention(torch._neg_view(q), k, v)
     with pytest.raises((ProblemError, UnsupportedError), match="meta"):
