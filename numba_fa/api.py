@@ -269,7 +269,7 @@ def _remembered(how: Any, q: Any, k: Any, v: Any, out: Any, aux: Any) -> tuple[A
         call = None
     if call is not None and library.guard is not None:
         if call.check is None or _RECENT.get(how) is call:  # these arrays did not pass, though they lie so: another kind
-            call.check = library.guard(q, k, v, *(() if out is None else (out,))) or call.check
+            call.check = library.guard(q, k, v, *(() if out is None else (out,)), alone=True) or call.check
         if call.check is not None:
             if len(_RECENT) >= _MOST_CALLS:
                 _RECENT.clear()

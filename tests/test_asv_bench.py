@@ -74,6 +74,19 @@ def test_names_are_known_to_what_measures_them():
         assert DispatchKey.parse(slug).slug == slug
 
 
+def test_masks_and_biases_are_called_both_ways():
+    pytest.importorskip("torch")
+    masks = import_module("asv_bench.benchmarks.masks")
+    made = masks.calls("cpu", 48, 2, 32)
+    assert set(made) == {(task, name) for task in ("fwd", "bwd") for name in masks.NAMES}
+    for (task, name), call in made.items():
+        gradients = call()
+        if task == "bwd":
+            assert all(x.isfinite().all() and x.any() for x in gradients[:3]), name
+            assert any(x is not None for x in gradients.dbias) == (name in ("alibi", "dense", "t5", "everything")), name
+            assert (gradients.dsink is not None) == (name in ("sink", "everything")), name
+
+
 def test_the_hosts_calls_are_those_that_are_timed():
     torch = pytest.importorskip("torch")
     from numba_fa.testing import host_cost

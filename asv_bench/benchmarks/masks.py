@@ -1,4 +1,4 @@
-"""Masks and biases on a GPU: programs of `numba_fa.testing.programs`, (2, 2048, 16, 128), bfloat16."""
+"""Masks and biases on a GPU, forward and backward: programs of `numba_fa.testing.programs`, (2, 2048, 16, 128), bfloat16."""
 
 from __future__ import annotations
 
@@ -22,24 +22,38 @@ def slugs() -> list[str]:
     return [key_for("fwd", "sm90", "bf16", HEAD_DIM, *pair).slug for pair in names]
 
 
-def setup_cache():
-    """{(program,): microseconds}, all taking turns."""
-    if not has_gpu():
-        return {}
+def calls(device, seqlen, heads, head_dim):
+    """{(task, program): a call of it}, task "fwd" or "bwd": gradients of q, k, v and of all that has one."""
     import torch
 
     import numba_fa
     from numba_fa.testing.programs import PROGRAMS, Sizes
+
+    made = {}
+    q, k, v, dout = (torch.randn(BATCH, seqlen, heads, head_dim, device=device, dtype=torch.bfloat16) for _ in range(4))
+    result = torch.empty_like(q)
+    for name in NAMES:
+        asked = PROGRAMS[name](Sizes(BATCH, seqlen, seqlen, heads)).moved(lambda array: torch.from_numpy(array).to(device))
+        options = {"mask": asked.mask, "bias": asked.biases or None, "sink_logits": asked.sink_logits}
+        plan = numba_fa.plan(q, k, v, **options)
+        made["fwd", name] = lambda plan=plan: plan.run(q, k, v, result)
+        saved = numba_fa.attention(q, k, v, return_lse=True, **options)
+        learnt = any(bias.parameter for bias in asked.biases)
+        wanted = ["q", "k", "v"] + ["bias"] * learnt + ["sink"] * (asked.sink_logits is not None)
+        made["bwd", name] = lambda saved=saved, options=options, wanted=tuple(wanted): numba_fa.attention_backward(
+            dout, q, k, v, *saved, wanted=wanted, **options
+        )
+    return made
+
+
+def setup_cache():
+    """{(task, program): microseconds}, all taking turns."""
+    if not has_gpu():
+        return {}
     from numba_fa.testing.timing import median_time
 
-    sizes = Sizes(BATCH, SEQLEN, SEQLEN, HEADS)
-    q, k, v = (torch.randn(BATCH, SEQLEN, HEADS, HEAD_DIM, device="cuda", dtype=torch.bfloat16) for _ in range(3))
-    out, runs = torch.empty_like(q), {}
-    for name in NAMES:
-        asked = PROGRAMS[name](sizes).moved(lambda array: torch.from_numpy(array).cuda())
-        plan = numba_fa.plan(q, k, v, mask=asked.mask, bias=asked.biases or None, sink_logits=asked.sink_logits)
-        runs[name,] = lambda plan=plan: plan.run(q, k, v, out)
-    return {name: milliseconds * 1e3 for name, milliseconds in median_time(runs).items()}
+    timed = median_time(calls("cuda", SEQLEN, HEADS, HEAD_DIM))
+    return {point: milliseconds * 1e3 for point, milliseconds in timed.items()}
 
 
 setup_cache.timeout = 600
@@ -48,8 +62,8 @@ setup_cache.timeout = 600
 class Programs(Measured):
     """A mask, its biases and sinks."""
 
-    params = [NAMES]
-    param_names = ["program"]
+    params = [["fwd", "bwd"], NAMES]
+    param_names = ["task", "program"]
 
     def track_us(self, points, *at):
         """Microseconds."""

@@ -41,7 +41,8 @@ class Library:
     where views are equal but for the address, and wants_grad too. glances(q, k, v, out, lse) -> (their addresses, 0 for
     None, and the facts of all). Both may raise anything for arrays that are unfit, singly or together. guard(*arrays)
     -> check(*others), true only where the others' facts are the arrays' and `seen` is as of them, for libraries that know
-    a quick way, else None; so is its result where no check can tell. address(array): of any that passed such a check or that
+    a quick way, else None; so is its result where no check can tell. With alone=True it is false also while a tracer
+    or a mode follows what is called. address(array): of any that passed such a check or that
     `empty` made. maker(like, shape, dtype) and streams(like): functions of any array laid out like `like` that do as `empty`
     and `stream`. writes(*like): a function of a tuple of arrays that passed such a check, that does as `wrote` on each.
     """

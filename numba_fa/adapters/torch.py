@@ -53,7 +53,7 @@ def _guards(torch: Any) -> Callable[..., Callable[..., bool] | None] | None:
     is_recording, cast_to = torch.is_grad_enabled, torch.get_autocast_dtype
     tracer, modes = torch._C._get_tracing_state, torch._C._len_torch_dispatch_stack
 
-    def guard(*arrays: Any) -> Callable[..., bool] | None:
+    def guard(*arrays: Any, alone: bool = False) -> Callable[..., bool] | None:
         if len(set(map(id, arrays))) < len(arrays):  # one tensor twice never passes
             return None
         check = from_tensors(*arrays, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
@@ -62,11 +62,11 @@ def _guards(torch: Any) -> Callable[..., Callable[..., bool] | None] | None:
         recording = is_recording() if any(array.requires_grad for array in arrays) else None
         dtype = cast_to(where) if torch.is_autocast_enabled(where) else None
         if recording is None and dtype is None:
-            return lambda *others: check(*others) and tracer() is None and not modes()
+            return (lambda *others: check(*others) and tracer() is None and not modes()) if alone else check
 
         def checked(*others: Any) -> bool:
             as_then = (recording is None or is_recording() is recording) and (dtype is None or cast_to(where) is dtype)
-            return as_then and check(*others) and tracer() is None and not modes()
+            return as_then and check(*others) and not (alone and (tracer() is not None or modes()))
 
         return checked
 

@@ -76,10 +76,14 @@ def operators(forward: Callable[..., Any], backward: Callable[..., Any]) -> Oper
         if torch.compiler.is_dynamo_compiling():  # a backward that torch.compile reads, which wants the operator
             return attention_backward(dout, dlse, *rest)
         q, k, v, out, lse, arrays, sink, *_ = rest
-        given = [x for x in (dout, dlse, q, k, v, out, lse, sink, *arrays) if x is not None]
-        quick = not torch.is_grad_enabled() and alone(torch, given)
+        given = [dout] if dlse is None else [dout, dlse]
+        # What was saved was plain; hooks of saved tensors may give back another class.
+        saved = [q, k, v, out, lse, *arrays] if sink is None else [q, k, v, out, lse, sink, *arrays]
+        plain = all(type(x) in kinds for x in saved) and alone(torch, given)
+        quick = plain and not torch.is_grad_enabled()
         return (run_backward if quick else attention_backward)(dout, dlse, *rest)
 
+    kinds = (torch.Tensor, torch.nn.Parameter)
     recorded = recorded_of(torch, _save, _backward_of(torch, at_once))
     return Operators(attention, attention_backward, transformed, recorded, run_forward)
 
