@@ -12,6 +12,7 @@ import numba_fa.kernels  # noqa: F401  (registers the variants)
 from numba_fa import env
 from numba_fa.adapters import torch_again, torch_calls
 from numba_fa.adapters.arrays import LIBRARIES
+from numba_fa.adapters.calls import Calls
 from numba_fa.adapters.given import (
     Given,
     Views,
@@ -75,8 +76,8 @@ def attention(
     all before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1; on Hopper Shah et al. 2024, FlashAttention-3.
     """
     given: Any = mask
-    how = key = call = again = None
     aux: Any = ()
+    how = key = call = again = None
     try:
         scale = None if scale is None else float(scale + 0.0)  # which a text does not let pass
         if bias is not None or sink_logits is not None or (mask is not None and type(mask) is not str):
@@ -90,9 +91,8 @@ def attention(
             if lies_so and (out is None or (out_at and recent.out_is_apart((q_at, k_at, v_at, out_at, 0, *aux)))):
                 call = recent
         if call is None:
-            again = None if aux or out is not None else _RECORDED.get(how)
-            if again is None or not again.fits(q, k, v):
-                again = None
+            again = None if aux or out is not None else _RECORDED.find(how, q, k, v)
+            if again is None:
                 key, call, q_at, k_at, v_at, out_at = _remembered(how, q, k, v, out, aux)
     except Exception:  # a call not made before, or a fault, which is told below
         call = again = None
@@ -240,23 +240,17 @@ class _Call:
         return (result, lse) if return_lse else result
 
 
-# Calls by all that decides how they are made; the oldest go first.
-_CALLS: dict[Any, _Call] = {}
-# By all but how q, k, v and out lie, the last of them, if it has a check: 0.4 us, where a look into all takes 3.
-_RECENT: dict[Any, Any] = {}
-# The same of calls whose gradients are recorded.
-_RECORDED: dict[Any, torch_again.Recorded] = {}
-_MOST_CALLS = 1024
-_LOCK = Lock()
+_LOCK = Lock()  # torch's operators are registered once
+_CALLS = Calls()
+_RECENT = _CALLS.recent
+_RECORDED = torch_again.RecordedCalls(_RECENT)
 
 
 def forget() -> None:
     """Forget plans and calls; kernels stay loaded."""
     _plan.cache_clear()
-    with _LOCK:
-        _CALLS.clear()
-        _RECENT.clear()
-        _RECORDED.clear()
+    _CALLS.clear()
+    _RECORDED.clear()
 
 
 def _remembered(how: Any, q: Any, k: Any, v: Any, out: Any, aux: Any) -> tuple[Any, _Call | None, int, int, int, int]:
@@ -267,13 +261,9 @@ def _remembered(how: Any, q: Any, k: Any, v: Any, out: Any, aux: Any) -> tuple[A
     call = _CALLS.get(key)
     if call is not None and out is not None and not call.out_is_apart((q_at, k_at, v_at, out_at, 0, *aux)):
         call = None
-    if call is not None and library.guard is not None:
-        if call.check is None or _RECENT.get(how) is call:  # these arrays did not pass, though they lie so: another kind
-            call.check = library.guard(q, k, v, *(() if out is None else (out,)), alone=True) or call.check
-        if call.check is not None:
-            if len(_RECENT) >= _MOST_CALLS:
-                _RECENT.clear()
-            _RECENT[how] = call
+    guard = library.guard
+    if call is not None and guard is not None:
+        _CALLS.met_again(how, call, lambda: guard(q, k, v, *(() if out is None else (out,)), alone=True))
     return key, call, q_at, k_at, v_at, out_at
 
 
@@ -286,7 +276,7 @@ def _anew(
         return call.run(q, out, return_lse, q_at, k_at, v_at, out_at, aux)
     made = torch_calls.recorded(_operators(), q, k, v, given, scale, out, return_lse, False)
     if how is not None:
-        torch_again.note(_RECORDED, how, _RECENT, _operators(), given, scale, q, k, v)
+        _RECORDED.note(how, given, scale, _operators().recorded, (q, k, v))
     return made
 
 
@@ -307,11 +297,8 @@ def _checked_call(
             library.maker(q, _lse_shape(problem), "float32"), library.address, ready.stream, library.wrote,
             None if library.finish is same else library.finish, 0 if key is None else key[1],
         )  # fmt: skip
-        with _LOCK:
-            if key is not None:
-                if len(_CALLS) >= _MOST_CALLS:
-                    del _CALLS[next(iter(_CALLS))]
-                _CALLS[key] = call
+        if key is not None:
+            _CALLS.keep(key, call)
     aux = [view.pointer for view in aux_views(problem)]
     addresses = (*[view.pointer for view in views], out_view.pointer if out_view else 0, 0, *aux)
     if out_view is not None:

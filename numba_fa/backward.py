@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
 from operator import or_
-from threading import Lock
 from typing import Any, NamedTuple
 
 import numba_fa.kernels  # noqa: F401  (registers the variants)
 from numba_fa import env
 from numba_fa.adapters.arrays import LIBRARIES
+from numba_fa.adapters.calls import Calls
 from numba_fa.adapters.given import Given, common_library, named, refuse_gradients
 from numba_fa.adapters.library import Library, same
 from numba_fa.dispatch.addresses import aux_views
@@ -78,18 +78,18 @@ def attention_backward(
     request, CompileError for a ScoreMod's function that has no derivative or does not compile; all before any launch.
     Method: Dao, FlashAttention-2 (2023), algorithm 2; on Hopper Shah et al., FlashAttention-3 (2024), section 3.
     """
-    given, arrays = Given(mask, bias, sink_logits), (q, k, v, out, dout, lse)
+    given = Given(mask, bias, sink_logits)
+    arrays = (q, k, v, out, dout, lse) if dlse is None else (q, k, v, out, dout, lse, dlse)
     key: Any = None
     call: _Call | None = None
     inputs: Sequence[int] = ()
     aux: Sequence[int] = ()
     try:
-        arrays_and_dlse = arrays if dlse is None else (*arrays, dlse)
-        key, call, inputs, aux = _remembered(arrays_and_dlse, given, scale, wanted, deterministic)
+        key, call, inputs, aux = _remembered(arrays, given, scale, wanted, deterministic)
     except Exception:  # a call not made before, or a fault, which is told below
         key = None
     if call is None:
-        call, inputs, aux = _checked_call(key, *arrays, dlse, given, scale, wanted, deterministic)
+        call, inputs, aux = _checked_call(key, arrays, given, scale, wanted, deterministic)
     return call.run(q, inputs, aux)
 
 
@@ -129,13 +129,9 @@ class _Call:
         return Gradients(dq, dk, dv, tuple(dbias), dsink)
 
 
-# Calls by all that decides how they are made; the oldest go first.
-_CALLS: dict[Any, _Call] = {}
-# By all but how the arrays lie, the last of them.
-_RECENT: dict[Any, _Call] = {}
-_INPUTS = ("q", "k", "v", "out", "dout", "lse")
-_MOST_CALLS = 1024
-_LOCK = Lock()
+_INPUTS = ("q", "k", "v", "out", "dout", "lse", "dlse")
+_CALLS = Calls()
+_RECENT = _CALLS.recent
 
 
 def _remembered(
@@ -149,7 +145,7 @@ def _remembered(
     names = wanted if isinstance(wanted, str) else tuple(wanted)
     how = facts, scale, names, deterministic, len(arrays), env.backend_mark()
     recent = _RECENT.get(how)
-    if recent is not None and recent.check is not None and recent.check(*arrays):
+    if recent is not None and recent.check(*arrays):
         inputs = [*map(recent.address, arrays)]
         if all(inputs) and reduce(or_, inputs) & 15 == recent.ending:
             return None, recent, inputs if len(arrays) == 7 else [*inputs, 0], aux
@@ -162,39 +158,32 @@ def _remembered(
         raise ValueError("an array without memory")
     key = (*[fact for _, fact in seen], reduce(or_, inputs) & 15, *how)
     call = _CALLS.get(key)
-    if call is not None and library.guard is not None:
-        if call.check is None or _RECENT.get(how) is call:  # these arrays did not pass, though they lie so: another kind
-            call.check = library.guard(*arrays) or call.check
-        if len(_RECENT) >= _MOST_CALLS:
-            _RECENT.clear()
-        _RECENT[how] = call
+    guard = library.guard
+    if call is not None and guard is not None:
+        _CALLS.met_again(how, call, lambda: guard(*arrays))
     return key, call, inputs if len(arrays) == 7 else [*inputs, 0], aux
 
 
 def _checked_call(
-    key: Any, q: Any, k: Any, v: Any, out: Any, dout: Any, lse: Any, dlse: Any, given: Given, scale: float | None,
-    wanted: Any, deterministic: bool,
-) -> tuple[_Call, Sequence[int], Sequence[int]]:  # fmt: skip
+    key: Any, arrays: tuple[Any, ...], given: Given, scale: float | None, wanted: Any, deterministic: bool
+) -> tuple[_Call, Sequence[int], Sequence[int]]:
     """Check a call as if it were the first, and remember how it is made; that, and the addresses as of `_Call.run`.
 
-    Raises all that `attention_backward` does.
+    arrays: as of `_remembered`. Raises all that `attention_backward` does.
     """
-    if lse is None:
+    named = dict(zip(_INPUTS, arrays, strict=False))
+    if named["lse"] is None:
         raise ProblemError(["lse is None; call attention(..., return_lse=True) and pass what it returns"])
-    extra = {} if dlse is None else {"dlse": dlse}
-    library = common_library(given, q=q, k=k, v=v, dout=dout, out=out, lse=lse, **extra)
-    refuse_gradients(given, q=q, k=k, v=v, dout=dout, out=out, lse=lse, **extra)
-    views = _views_of(library, q=q, k=k, v=v, dout=dout, out=out, lse=lse, **extra)
+    library = common_library(given, **named)
+    refuse_gradients(given, **named)
+    views = _views_of(library, **named)
     saved = Saved(views["dout"], views["out"], views["lse"], views.get("dlse"))
     problem, asked = _checked(views, saved, given, scale, wanted)
     planned = _plan(without_addresses(problem), asked, deterministic, env.backend())
-    inputs = [view.pointer if view else 0 for view in (*(views[name] for name in _INPUTS), saved.dlse)]
-    call = _call(library, q, views, saved, problem, planned, reduce(or_, inputs) & 15)
-    with _LOCK:
-        if key is not None:
-            if len(_CALLS) >= _MOST_CALLS:
-                del _CALLS[next(iter(_CALLS))]
-            _CALLS[key] = call
+    inputs = [views[name].pointer if name in views else 0 for name in _INPUTS]
+    call = _call(library, named["q"], views, saved, problem, planned, reduce(or_, inputs) & 15)
+    if key is not None:
+        _CALLS.keep(key, call)
     return call, inputs, [view.pointer for view in aux_views(problem)]
 
 
@@ -224,9 +213,7 @@ def _checked(
 def forget() -> None:
     """Forget plans and calls; kernels stay loaded."""
     _plan.cache_clear()
-    with _LOCK:
-        _CALLS.clear()
-        _RECENT.clear()
+    _CALLS.clear()
 
 
 @lru_cache(maxsize=1024)

@@ -9,7 +9,7 @@ from typing import Any
 
 from numba_fa.adapters import torch as tensors
 from numba_fa.adapters.given import Given
-from numba_fa.adapters.torch_ops import Operators, alone
+from numba_fa.adapters.torch_ops import alone
 from numba_fa.problem.biases import biases_of
 from numba_fa.problem.flat import flat
 from numba_fa.problem.masks import mask_named
@@ -48,32 +48,48 @@ class Recorded:
         return self.call.run(q, None, True, address(q), address(k), address(v), 0, ())
 
 
-def note(
-    known: dict[Any, Recorded], how: Any, recent: Mapping[Any, Any], operators: Operators, given: Given, scale: Any,
-    q: Any, k: Any, v: Any,
-) -> None:  # fmt: skip
-    """Remember in `known`, by `how`, a call that was recorded, if it is one that can be made again so, as the last of them.
+class RecordedCalls:
+    """Recorded calls by all but how q, k and v lie, the last of them, and by the call that computes, each.
 
-    recent: calls that record nothing, by what `how` is to them; the one that computed this call is there from its second
+    recent: such calls that record nothing (`Calls.recent`); the one that computes a recorded call is there from its second
     time on.
     """
-    if given.arrays or not alone(sys.modules["torch"], (q, k, v)):
-        return
-    mask, biases = mask_named(given.mask), biases_of(given.bias)
-    assert mask is not None and biases is not None
-    facts, _ = Given(mask, biases or None, None).glance()
-    call, library = recent.get((facts, scale, True, True, how[-1])), tensors.library()
-    if call is None or library.guard is None:
-        return
-    again = known.get((how, id(call)))  # of calls in turn that lie in different ways, each one's
-    if again is None or again.call is not call or not again.guard(q, k, v):
-        with sys.modules["torch"].no_grad():
-            same = call.check(q, k, v)
-        guard = library.guard(q, k, v)
-        if not same or guard is None:
+
+    def __init__(self, recent: Mapping[Any, Any]) -> None:
+        self._recent = recent
+        self._known: dict[Any, Recorded] = {}
+
+    def find(self, how: Any, q: Any, k: Any, v: Any) -> Recorded | None:
+        """The call made before that this is again, or None."""
+        again = self._known.get(how)
+        return again if again is not None and again.fits(q, k, v) else None
+
+    def note(self, how: Any, given: Given, scale: Any, record: Callable[..., Any], arrays: tuple[Any, Any, Any]) -> None:
+        """Remember a call of q, k and v that was recorded, if it is one that can be made again so."""
+        if given.arrays or not alone(sys.modules["torch"], arrays):
             return
-        if len(known) >= _MOST_CALLS:
-            known.clear()
-        program, ints, floats, _ = flat(mask, biases)
-        again = known[how, id(call)] = Recorded(guard, call, operators.recorded, (program, ints, floats, scale, False))
-    known[how] = again
+        mask, biases = mask_named(given.mask), biases_of(given.bias)
+        assert mask is not None and biases is not None
+        facts, _ = Given(mask, biases or None, None).glance()
+        call, library = self._recent.get((facts, scale, True, True, how[-1])), tensors.library()
+        if call is None or library.guard is None:
+            return
+        again = self._known.get((how, id(call)))
+        if again is None or again.call is not call or not again.guard(*arrays):
+            with sys.modules["torch"].no_grad():
+                same = call.check(*arrays)
+            guard = library.guard(*arrays)
+            if not same or guard is None:
+                return
+            if len(self._known) >= _MOST_CALLS:
+                self._known.clear()
+            program, ints, floats, _ = flat(mask, biases)
+            again = self._known[how, id(call)] = Recorded(guard, call, record, (program, ints, floats, scale, False))
+        self._known[how] = again
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._known.clear()

@@ -126,7 +126,7 @@ def test_a_call_made_before_is_not_examined_again(case, monkeypatch):
             found = backward(changed, **options)
             assert len(checked) == number, options
             with monkeypatch.context() as patch:
-                patch.setattr(module, "_CALLS", {})
+                patch.setattr(module, "_remembered", None)
                 patch.setattr(module, "_checked_call", check)
                 expected = backward(changed, **options)
             for one, other in zip(found[:3], expected[:3]):

@@ -304,7 +304,7 @@ def test_calls_and_plans_keep_no_array_of_the_caller_alive():
 
 
 def test_the_oldest_calls_are_forgotten(monkeypatch):
-    monkeypatch.setattr(api, "_MOST_CALLS", 4)
+    monkeypatch.setattr("numba_fa.adapters.calls._MOST", 4)
     for length in range(1, 12):
         q = torch.zeros(1, length, 1, 8)
         numba_fa.attention(q, q, q)
