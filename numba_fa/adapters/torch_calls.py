@@ -14,7 +14,7 @@ from numba_fa.errors import ProblemError, UnsupportedError
 from numba_fa.problem.biases import biases_of
 from numba_fa.problem.flat import flat, parameters
 from numba_fa.problem.masks import mask_named
-from numba_fa.problem.problem import choice_faults
+from numba_fa.problem.problem import choice_faults, scale_faults
 
 _SEEN = (
     "whose gradients are recorded, or that are transformed or cast by autocast; take the tensor that attention returns, or "
@@ -27,8 +27,9 @@ def recorded(
 ) -> Any:
     """What `attention` returns, as torch records it; ProblemError or UnsupportedError for what it cannot record."""
     chosen, biases = mask_named(given.mask), biases_of(given.bias)
-    if chosen is None or biases is None:
-        raise _meant_nothing(given.mask, given.bias)
+    faults = choice_faults(given.mask, chosen, given.bias, biases) + scale_faults(scale)
+    if faults or chosen is None or biases is None:
+        raise ProblemError(faults)
     if out is not None and not watched():
         raise UnsupportedError(f"out is given for tensors {_SEEN}")
     program, ints, floats, arrays = flat(chosen, biases)
@@ -76,12 +77,8 @@ def _into(out: Any, made: Any) -> Any:
     return out
 
 
-def _meant_nothing(mask: Any, bias: Any) -> ProblemError:
-    return ProblemError(choice_faults(mask, mask_named(mask), bias, biases_of(bias)))
-
-
 def _refuse(mask: Any, bias: Any) -> NoReturn:
-    raise _meant_nothing(mask, bias)
+    raise ProblemError(choice_faults(mask, mask_named(mask), bias, biases_of(bias)))
 
 
 def _refuse_out(shape: tuple[int, ...]) -> NoReturn:

@@ -124,7 +124,7 @@ class Problem:
             sizes = CallSizes(q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.device)
             faults += _program_faults(sizes, chosen, biases or (), sink_logits)
             faults += _written_faults(out, chosen, biases or (), sink_logits)
-        faults += _scale_faults(scale)
+        faults += scale_faults(scale)
         if faults or chosen is None or biases is None:
             raise ProblemError(faults)
         dtype = dtype_named(q.dtype)
@@ -220,7 +220,8 @@ def _axis_faults(arrays: dict[str, ArrayView], out: ArrayView | None, lse: Array
     return faults
 
 
-def _scale_faults(scale: float | None) -> list[str]:
+def scale_faults(scale: float | None) -> list[str]:
+    """What is wrong with a scale."""
     if isinstance(scale, (str, bytes)) or not (scale is None or hasattr(scale, "__float__")):
         return [f"scale is {scale!r}; a number or None is wanted"]
     if scale is None or 0 < scale <= _MOST_SCALE:

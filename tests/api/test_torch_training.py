@@ -353,6 +353,7 @@ def test_faults_are_told_as_without_gradients():
         "mask is 'diagonal'": lambda: numba_fa.attention(q, k, v, mask="diagonal"),
         "bias is 3": lambda: numba_fa.attention(q, k, v, bias=3),
         "scale is -1": lambda: numba_fa.attention(q, k, v, scale=-1.0),
+        "scale is '0.5'; a number or None": lambda: numba_fa.attention(q, k, v, scale="0.5"),
         "alibi's slopes has shape": lambda: numba_fa.attention(q, k, v, bias=numba_fa.ALiBi(parameter(3))),
         "str is no array": lambda: numba_fa.attention(q, k, v, mask=numba_fa.KeyPadding("long")),
         "window's left is -5": lambda: numba_fa.attention(q, k, v, mask=numba_fa.SlidingWindow(-5, 2)),
