@@ -1,4 +1,4 @@
-"""Twins of what the backward alone uses: `ptx/` bulk, fragment_columns, order and vector, and `gemm_tt`."""
+"""Twins of what backwards alone use: `ptx/` bulk, fragment_columns and _gradients, order and vector, and `gemm_tt`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,25 @@ def column_exponential(count: int, fragment: np.ndarray, scale: Any, values: np.
 def column_gradient(count: int, weights: np.ndarray, products: np.ndarray, values: np.ndarray) -> np.ndarray:
     """weights * (products - the column's value)."""
     return np.asarray(weights) * (np.asarray(products) - _of_registers(count, values))
+
+
+def add_gradient(
+    count: int, totals: np.ndarray, weights: np.ndarray, products: np.ndarray, value0: Any, value1: Any
+) -> np.ndarray:
+    """totals + weights * (products - the row's value), rounded once; totals where a weight is 0."""
+    totals, weights = np.asarray(totals, np.float32), np.asarray(weights, np.float32)
+    with np.errstate(invalid="ignore"):
+        inner = np.asarray(products, np.float32) - _each_row(count, value0, value1)
+        more = (weights.astype(np.float64) * inner + totals).astype(np.float32)
+    return np.where(weights == 0, totals, more)
+
+
+def store_rows(count: int, row_bytes: int, fragment: np.ndarray, address: int) -> None:
+    """float32 to shared memory, rows of row_bytes; HazardError as for single words."""
+    second, columns = registers_of(count)
+    block = current().block
+    for value, place in zip(np.asarray(fragment, np.float32), second * 8 * row_bytes + 4 * columns, strict=True):
+        block.shared_array(np.dtype(np.float32), int(address) + int(place))[0] = value
 
 
 def stmatrix_words(count: int, words: np.ndarray, row: int, atom: int, swizzle: int, half: int) -> None:
@@ -236,8 +255,8 @@ def _global(address: int, size: int, what: str) -> np.ndarray:
 
 
 TWINS = (
-    keep_from, column_values, column_exponential, column_gradient, stmatrix_words, store_quads, share_words, shared_values,
-    gemm_tt, bulk_load, bulk_reduce_add,
+    keep_from, column_values, column_exponential, column_gradient, add_gradient, store_rows, stmatrix_words, store_quads,
+    share_words, shared_values, gemm_tt, bulk_load, bulk_reduce_add,
     load_words, load_quads, add_quads, store_zero, dot_words, ld_global_f32, ld_global_u16, ticket_wait, ticket_set,
     grid_wait, grid_go_ahead,
 )  # fmt: skip

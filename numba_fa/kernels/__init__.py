@@ -11,11 +11,12 @@ from numba_fa.kernels.simt.backward_variant import QUERIES
 from numba_fa.kernels.simt.variant import FORWARD as FORWARD_SIMT
 from numba_fa.kernels.sm90.backward_variant import BACKWARD as BACKWARD_SM90
 from numba_fa.kernels.sm90.backward_variant import DETERMINISTIC, FINISH, PREPROCESS
+from numba_fa.kernels.sm90.gradient_variant import PARAMETERS as PARAMETERS_SM90
 from numba_fa.kernels.sm90.variant import FORWARD as FORWARD_SM90
 
 for _variant in (
     FORWARD_SM90, FORWARD_SIMT, FORWARD_CPU,
     BACKWARD_SM90, DETERMINISTIC, BACKWARD_SIMT, BACKWARD_CPU,
-    PREPROCESS, FINISH, PREPROCESS_SIMT, QUERIES, *PARAMETERS, BLOCK_TABLE,
+    PREPROCESS, FINISH, PREPROCESS_SIMT, QUERIES, *PARAMETERS_SM90, *PARAMETERS, BLOCK_TABLE,
 ):  # fmt: skip
     register(_variant)

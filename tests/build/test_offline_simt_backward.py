@@ -8,8 +8,6 @@ from numba_fa.build.inspect import find_disassembler, sass
 from numba_fa.dispatch.registry import variant_of
 from numba_fa.dispatch.tiles import TURING_BYTES
 from numba_fa.kernels.simt.backward_variant import main_key, stages
-from numba_fa.kernels.sm90.backward_variant import main_key as hopper_key
-from numba_fa.kernels.sm90.backward_variant import stages as hopper_stages
 
 
 def compiled(key, arch):
@@ -36,12 +34,6 @@ def test_kernels_of_parameters(arch, head_dim):
     key = main_key("bf16", head_dim, "causal", "alibi+t5_32_128_b+dense_fp32+softcap+sink")
     for stage in stages(key, frozenset({"bias0", "bias1", "bias2", "sink"})):
         assert_lean(compiled(stage, arch))
-
-
-def test_the_same_kernels_of_parameters_serve_beside_hoppers():
-    keys = hopper_stages(hopper_key("bf16", 72, "causal", "alibi+sink"), frozenset({"bias0", "sink"}))
-    assert [key.op for key in keys] == ["bwd_pre", "bwd_relative0", "bwd_sum0", "bwd_sink"]
-    assert keys[1].head_dim == 80 and {key.family for key in keys[1:]} == {"common"}
 
 
 @pytest.mark.skipif(find_disassembler() is None, reason="no disassembler here")

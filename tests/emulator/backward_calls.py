@@ -13,7 +13,7 @@ from numba_fa.adapters.given import Given
 from numba_fa.dispatch.device import HOPPER
 from numba_fa.dispatch.registry import variant_of
 from numba_fa.dispatch.variant import GradientArrays
-from numba_fa.emulator import FlatPointer, GlobalMemory, run_kernel
+from numba_fa.emulator import FlatPointer, GlobalMemory, TensorMap, run_kernel
 from numba_fa.kernels.cpu.variant import numpy_view
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.problem import Problem
@@ -118,6 +118,8 @@ def _argument(token, value, owners, memory):
     """A launch argument as the emulator takes it: the array that lies at an address."""
     if isinstance(value, ArrayView):
         return numpy_view(value, {})
+    if token == "tensor_map":
+        return TensorMap(owners[value.view.pointer], value.rows, value.columns)
     if token == "pointer":
         return memory.strided_pointer(owners[value]) if value else 0
     if token.endswith("*"):

@@ -6,7 +6,6 @@ import pytest
 import numba_fa
 from numba_fa.kernels.common import gradient_variant
 from numba_fa.kernels.simt.backward_variant import BACKWARD
-from numba_fa.kernels.sm90.backward_variant import BACKWARD as HOPPER
 from numba_fa.testing.inputs import LAYOUTS
 from numba_fa.testing.programs import PROGRAMS, Asked, Sizes, lengths, random
 from tests.emulator.backward_calls import check, make_call, run
@@ -99,10 +98,3 @@ def test_a_dense_bias_is_summed_where_it_is_broadcast(shape):
     make = lambda sizes: Asked("causal", (numba_fa.DenseBias(random(*shape)),))  # noqa: E731
     call = make_call(BACKWARD, make, Sizes(2, 18, 20, 2))
     check(call, run(call, {"bias0"}))
-
-
-@pytest.mark.parametrize("program", ["alibi-batch", "t5", "dense-row", "everything"])
-def test_parameters_beside_the_hopper_backward(program):
-    """Rows in tiles of its preprocess, head_dim padded as its kernels have it."""
-    call = make_call(HOPPER, PROGRAMS[program], Sizes(2, 9, 20, 2), dtype="bfloat16", tile=(64, 128))
-    check(call, run(call, {name for name in call.everything if name not in "qkv"}))

@@ -30,7 +30,7 @@ def no_step(k):
 SAMPLES = {
     "count": 16, "dtype": "fp16", "n": 16, "steps": 1, "a_step": no_step, "b_step": no_step, "pending": 0,
     "first": 0, "registers": 24, "direction": "dec", "function": no_step, "clamp": True, "bounded": True, "fast": False,
-    "nan": True,
+    "nan": True, "row_bytes": 96,
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from numba_fa.ptx.fragment_columns import (
     make_stmatrix_words,
     make_store_quads,
 )
+from numba_fa.ptx.fragment_gradients import make_add_gradient, make_store_rows
 from numba_fa.ptx.integer import opaque, quotient
 from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.memory import float_to_bits, shared_address, st_shared_u32
@@ -39,6 +40,7 @@ from tests.gpu.probes_memory import swizzled
 from tests.gpu.probes_wgmma import atoms_of, begin, boxed, fragments_of, integers, make_load, product_kernel
 
 HALVES = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+ROW = 160  # bytes of a row of a tile
 QUADS, PIECE = 16, 2048  # registers stored as 16-byte pieces, a warpgroup's pieces side by side
 
 
@@ -143,6 +145,45 @@ def _share_kernel(dtype):
         scatter(out, thread * QUADS, shared_values(int32(base + 16 * (thread ^ 1))))
 
     return kernel
+
+
+def score_gradient_probes():
+    """Sums of score gradients; and rows of a fragment in shared memory, as they lie."""
+    gather, add_gradient = make_gather(COUNT), make_add_gradient(COUNT)
+    scatter, store_rows = make_scatter(COUNT), make_store_rows(QUADS, ROW)
+
+    def kernel(totals, weights, products, out):
+        at = int32(cuda.threadIdx.x * COUNT)
+        values = float32(0.25), float32(cuda.threadIdx.x)
+        scatter(out, at, add_gradient(gather(totals, at), gather(weights, at), gather(products, at), *values))
+
+    totals, weights, products = (fragments(seed, special=False) for seed in range(3))
+    weights[::3, ::2], products[::3, ::2] = 0, np.nan  # hidden
+    values = np.where(rows()[0], np.arange(32, dtype=np.float32)[:, None], np.float32(0.25))
+    inner = np.where(weights == 0, 0, products - values)
+    truth = (weights.astype(np.float64) * inner + totals).astype(np.float32)
+    made = KernelSource(kernel, ("float32*",) * 4, 32, 0)
+    yield Probe("add_gradient", made, [totals, weights, products, np.full_like(totals, 7)], {3: truth})
+
+    def store(source, out):
+        base = int32((shared_address(cuda.shared.array(0, uint8)) + 15) & ~15)
+        thread = int32(cuda.threadIdx.x)
+        for i in range(thread, 16 * ROW // 4, 32):
+            st_shared_u32(int32(base + 4 * i), 0)
+        cuda.syncthreads()
+        mine = int32(base + (thread >> 2) * ROW + (thread & 3) * 8)
+        store_rows(make_fragment(source, thread * QUADS), mine)
+        cuda.syncthreads()
+        dump_shared(out, 0, base, 16 * ROW // 4)
+
+    make_fragment = make_gather(QUADS)
+    tile = np.random.default_rng(9).standard_normal((64, 2 * QUADS)).astype(np.float32)[:16]
+    truth = np.zeros((16, ROW // 4), np.float32)
+    truth[:, : 2 * QUADS] = tile
+    truth = truth.reshape(-1).view(np.uint16)
+    first_warp = fragments_of(np.tile(tile, (4, 1)))[:32]
+    made = KernelSource(store, ("float32*", "uint16*"), 32, 16 + 16 * ROW)
+    yield Probe("store_rows", made, [np.ascontiguousarray(first_warp), np.full_like(truth, 7)], {1: truth})
 
 
 def bulk_probe():
@@ -301,6 +342,7 @@ def probes():
     yield from column_probes()
     yield from stmatrix_words_probes()
     yield from piece_probes()
+    yield from score_gradient_probes()
     yield from bulk_probe()
     yield from reduce_probe()
     yield from vector_probe()

@@ -10,7 +10,7 @@ from typing import Any
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.flash.online_softmax import ZERO
 from numba_fa.flash.program import BiasSlice
-from numba_fa.jit import KernelSource, cuda, device, float32, int32, int64, uint64
+from numba_fa.jit import KernelSource, cuda, device, float32, int32, uint64
 from numba_fa.kernels.common.bias_tile import make_bias_tile
 from numba_fa.kernels.common.gradient_variant import bias_number, parameter_count
 from numba_fa.kernels.common.scalar_tile import SIDE, THREADS, make_store_weights
@@ -23,20 +23,20 @@ from numba_fa.ptx.warp import shfl_bfly
 WARP = 32
 
 
+@device
+def part_of(axis, number, size, own):
+    """(first, end) of what a block visits along an axis: part `number`, or all where the array is broadcast."""
+    first, end = int32(0), int32(axis)
+    if own == axis:
+        first, end = int32(number * size), int32(min(number * size + size, axis))
+    return first, end
+
 
 def make_dense_gradient(key: DispatchKey) -> KernelSource:
     """The gradient of a dense bias; parameters in `kernels/common/signatures.py`, key as of `make_bias_tile`."""
     tile = make_bias_tile(key)
     BLOCK_M, BLOCK_N, ROWS, KEYS, ROOM_AT = tile.block_m, tile.block_n, tile.rows, tile.columns, tile.room_at
     reach, compute, store_weights = tile.program.reach, tile.compute, make_store_weights(ROWS, KEYS)
-
-    @device
-    def part_of(axis, number, size, own):
-        """(first, end) of what a block visits along an axis: part `number`, or all where the array is broadcast."""
-        first, end = int64(0), int64(axis)
-        if own == axis:
-            first, end = int64(number * size), int64(min(number * size + size, axis))
-        return first, end
 
     def dense_gradient(
         q, k, v, do, rows, result, q_batch, q_seq, q_head, k_batch, k_seq, k_head, v_batch, v_seq, v_head,
@@ -106,7 +106,7 @@ def make_relative_gradient(key: DispatchKey) -> KernelSource:
     SUMS_AT = ROOM_AT + BLOCK_M * (BLOCK_N + 1)
     PLACES_AT = SUMS_AT + DIAGONALS
     reach, compute, store_weights = tile.program.reach, tile.compute, make_store_weights(ROWS, KEYS)
-    effect = _make_effect(tile.bias, COUNT)
+    effect = make_effect(tile.bias, COUNT)
 
     @device
     def sum_diagonals(shared, index, head, first, start, aux, thread):
@@ -161,7 +161,7 @@ def make_relative_gradient(key: DispatchKey) -> KernelSource:
     return KernelSource(relative_gradient, signature, THREADS, 4 * (PLACES_AT + DIAGONALS), tokens)
 
 
-def _make_effect(bias: BiasSlice, count: int) -> Any:
+def make_effect(bias: BiasSlice, count: int) -> Any:
     """effect(index, head, q_idx, kv_idx, aux) -> (factor, which of a head's `count` parameters), both float32."""
     factor, place = bias.factor, bias.place
 

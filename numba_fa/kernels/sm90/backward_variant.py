@@ -12,6 +12,7 @@ from numba_fa.dispatch.variant import GradientArrays, TensorMap, Variant, Wanted
 from numba_fa.kernels.common.gradient_variant import parameter_rooms, parameter_stages
 from numba_fa.kernels.common.signatures import PREPROCESS_SIGNATURE
 from numba_fa.kernels.sm90.backward_shape import BackwardShape
+from numba_fa.kernels.sm90.gradient_variant import HOPPER
 from numba_fa.kernels.sm90.variant import FORWARD
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.tile.layout import ATOM_COLUMNS, round_up
@@ -43,14 +44,14 @@ def stages(key: DispatchKey, wanted: Wanted = _QKV) -> tuple[DispatchKey, ...]:
     """The keys of the kernels in order; of mask and biases all but the main one know nothing."""
     before, after = (replace(key, op=op, mask="full", bias=NO_BIAS) for op in ("bwd_pre", "bwd_fin"))
     main = (key,) if wanted & _QKV else ()
-    return (before, *main, *((after,) if "q" in wanted else ()), *parameter_stages(key, wanted))
+    return (before, *main, *((after,) if "q" in wanted else ()), *parameter_stages(key, wanted, HOPPER))
 
 
 def rooms(problem: Any, key: DispatchKey, wanted: Wanted = _QKV) -> dict[str, int]:
     """rows: LSE and delta of every query; sums: dQ in float32; tickets: where the order of sums matters, one a tile; and
     what the parameters' gradients take."""
     tiles = problem.batch * problem.heads * -(-problem.seqlen_q // key.block_m)
-    found = {"rows": tiles * 8 * key.block_m, **parameter_rooms(problem, key, wanted)}
+    found = {"rows": tiles * 8 * key.block_m, **parameter_rooms(problem, key, wanted, HOPPER)}
     if wanted & _QKV:
         found["sums"] = tiles * sum(BackwardShape(key).dq_bytes)
         if BackwardShape(key).ordered:

@@ -1,0 +1,124 @@
+"""Shapes of the Hopper kernels for the gradients of biases' parameters, all that follows from a key by arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from numba_fa.dispatch.key import DispatchKey
+from numba_fa.kernels.common.gradient_variant import bias_number, parameter_count
+from numba_fa.tile.layout import ATOM_COLUMNS, ATOM_ROW_BYTES, SHARED_LIMIT, SWIZZLE_ALIGNMENT, round_up
+
+QUERIES = 128  # a tile's, 64 for each of two warpgroups
+CONSUMERS, THREADS = 256, 384  # one more warpgroup loads, the first
+
+# Barriers, in bytes from their start. Ring slots hold K, and Q beside it, first and V, and dO, second.
+Q_FULL, RING = 0, 8
+SLOT, SECOND, EMPTY = 32, 8, 16
+_MOST_STAGES = 2
+
+
+@dataclass(frozen=True)
+class BiasShape:
+    """Sizes and shared-memory offsets, in bytes unless named otherwise.
+
+    key.block_m: queries a tile of the preprocess's rows; tiles here have QUERIES of them by key.block_n keys.
+    """
+
+    key: DispatchKey
+
+    @property
+    def resident(self) -> bool:
+        """Whether a block's queries are the same at all its tiles, so that Q and dO are loaded once."""
+        return self.key.op.startswith("bwd_relative")
+
+    @property
+    def atoms(self) -> int:
+        """64-column swizzle atoms side by side in a row of Q or K."""
+        return round_up(self.key.head_dim, ATOM_COLUMNS) // ATOM_COLUMNS
+
+    @property
+    def v_atoms(self) -> int:
+        """In a row of V or dO."""
+        return round_up(self.key.head_dim_v, ATOM_COLUMNS) // ATOM_COLUMNS
+
+    def of_both(self, make: Callable[[int], Any]) -> tuple[Any, Any]:
+        """What is as wide as Q and K, and what is as wide as V and dO; one thing, compiled once, where they are equal."""
+        once = cache(make)
+        return once(self.key.head_dim), once(self.key.head_dim_v)
+
+    @property
+    def q_atom(self) -> int:
+        return QUERIES * ATOM_ROW_BYTES
+
+    @property
+    def kv_atom(self) -> int:
+        return self.key.block_n * ATOM_ROW_BYTES
+
+    @property
+    def q_slots(self) -> int:
+        """Rooms for Q, and for dO."""
+        return 1 if self.resident else self.key.stages
+
+    @property
+    def do_offset(self) -> int:
+        """After Q's rooms, which are first."""
+        return self.q_slots * self.atoms * self.q_atom
+
+    @property
+    def k_offset(self) -> int:
+        return self.do_offset + self.q_slots * self.v_atoms * self.q_atom
+
+    @property
+    def v_offset(self) -> int:
+        return self.k_offset + self.key.stages * self.atoms * self.kv_atom
+
+    @property
+    def row_bytes(self) -> int:
+        """Of a row of gradients in shared memory, as `store_rows` wants it."""
+        return 4 * (self.key.block_n + 8)
+
+    @property
+    def tile_offset(self) -> int:
+        """A tile of gradients in float32: where the operands were, if it comes after all of them."""
+        return self.v_offset + self.key.stages * self.v_atoms * self.kv_atom if self.resident else 0
+
+    @property
+    def buckets(self) -> int:
+        """A head's parameters, where there is a sum for each."""
+        return parameter_count(self.key.bias.split("+")[bias_number(self.key)]) if self.resident else 0
+
+    @property
+    def place_offset(self) -> int:
+        """Of each consumer's thread the parameter that its diagonal is of; then, of each of 8 warps, sums for all."""
+        return self.tile_offset + QUERIES * self.row_bytes
+
+    @property
+    def sums_offset(self) -> int:
+        return self.place_offset + (4 * CONSUMERS if self.resident else 0)
+
+    @property
+    def barrier_offset(self) -> int:
+        operands = self.v_offset + self.key.stages * self.v_atoms * self.kv_atom
+        return round_up(max(operands, self.sums_offset + 32 * self.buckets), 8)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory, with what rounding its start up to the swizzle's alignment may take."""
+        return SWIZZLE_ALIGNMENT + self.barrier_offset + RING + SLOT * self.key.stages
+
+
+def bias_key(key: DispatchKey, op: str) -> DispatchKey:
+    """The key of the kernel `op`, which ends in a bias's number, beside the backward of `key`: the largest tile that fits.
+
+    Gradients of a dense bias stay in registers, beside scores and products. With tiles of 128 keys most programs spill, 8 to
+    60 bytes.
+    """
+    for block_n in (64, 32):
+        for stages in range(_MOST_STAGES, 0, -1):
+            made = replace(key, op=op, block_n=block_n, stages=stages)
+            if BiasShape(made).shared_bytes <= SHARED_LIMIT:
+                return made
+    raise ValueError(f"{key.slug}: no tile of {op} fits shared memory")
