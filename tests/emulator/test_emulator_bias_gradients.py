@@ -5,10 +5,12 @@ import pytest
 
 import numba_fa
 import reference
+from numba_fa.dispatch.device import Device
 from numba_fa.kernels.sm90.backward_variant import BACKWARD, main_key, stages
 from numba_fa.testing.inputs import LAYOUTS
 from numba_fa.testing.programs import PROGRAMS, Asked, Sizes, lengths, random, slopes
 from tests.declared import truth_of
+from tests.emulator import backward_calls
 from tests.emulator.backward_calls import check, make_call, run
 from tests.emulator.test_emulator_simt_backward import bits
 
@@ -67,6 +69,13 @@ def test_sizes(program, sizes):
 @pytest.mark.parametrize("shape", [(1, 2, 140, 90), (2, 1, 1, 90), (2, 2, 140, 1), (2, 1, 1), (1,), (140, 90), ()])
 def test_a_dense_bias_is_summed_where_it_is_broadcast(shape):
     call = make(lambda sizes: Asked("causal", (numba_fa.DenseBias(random(*shape)),)), Sizes(2, 140, 90, 2), head_dim=8)
+    check(call, run(call, {"bias0"}))
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 140, 150), (2, 1, 140, 150), (2, 1, 150), (1, 140, 1)])
+def test_a_block_makes_several_tiles(shape, monkeypatch):
+    monkeypatch.setattr(backward_calls, "HOPPER", Device("emulated", 0, "sm_90a", 3))
+    call = make(lambda sizes: Asked("causal", (numba_fa.DenseBias(random(*shape)),)), Sizes(2, 140, 150, 2), head_dim=136)
     check(call, run(call, {"bias0"}))
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+import numba_fa.kernels  # noqa: F401  (registers the variants)
 from numba_fa.dispatch.registry import variants
 from numba_fa.testing.cells import declared_cells, program_cells, value_cells
 from tests.gpu.arrays import gradients_to_numpy, to_torch

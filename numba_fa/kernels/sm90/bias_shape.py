@@ -17,6 +17,7 @@ CONSUMERS, THREADS = 256, 384  # one more warpgroup loads, the first
 # Barriers, in bytes from their start. Ring slots hold K, and Q beside it, first and V, and dO, second.
 Q_FULL, RING = 0, 8
 SLOT, SECOND, EMPTY = 32, 8, 16
+TOGETHER, APART = 1, 2  # named barriers: of all that compute; of one warpgroup, and the next of the other
 _MOST_STAGES = 2
 
 
@@ -81,28 +82,27 @@ class BiasShape:
         return 4 * (self.key.block_n + 8)
 
     @property
-    def tile_offset(self) -> int:
-        """A tile of gradients in float32: where the operands were, if it comes after all of them."""
-        return self.v_offset + self.key.stages * self.v_atoms * self.kv_atom if self.resident else 0
-
-    @property
     def buckets(self) -> int:
         """A head's parameters, where there is a sum for each."""
         return parameter_count(self.key.bias.split("+")[bias_number(self.key)]) if self.resident else 0
 
     @property
+    def tile_offset(self) -> int:
+        """A tile of gradients in float32, unless there is one parameter, which takes none."""
+        return self.v_offset + self.key.stages * self.v_atoms * self.kv_atom
+
+    @property
     def place_offset(self) -> int:
         """Of each consumer's thread the parameter that its diagonal is of; then, of each of 8 warps, sums for all."""
-        return self.tile_offset + QUERIES * self.row_bytes
+        return self.tile_offset + (0 if self.buckets == 1 else QUERIES * self.row_bytes)
 
     @property
     def sums_offset(self) -> int:
-        return self.place_offset + (4 * CONSUMERS if self.resident else 0)
+        return self.place_offset + (4 * CONSUMERS if self.buckets > 1 else 0)
 
     @property
     def barrier_offset(self) -> int:
-        operands = self.v_offset + self.key.stages * self.v_atoms * self.kv_atom
-        return round_up(max(operands, self.sums_offset + 32 * self.buckets), 8)
+        return self.sums_offset + 32 * self.buckets
 
     @property
     def shared_bytes(self) -> int:

@@ -28,11 +28,11 @@ INFINITY = np.float32(np.inf)
 
 
 def make_bias_walk(shape: BiasShape, program: Program, frame: Any) -> Any:
-    """walk(number, sizes, aux) -> (number, index, head, first, start): the next of a block's tiles.
+    """walk(turn, number, sizes, aux) -> (number, index, head, first, start): the next of a turn's tiles.
 
     The first that is seen, from number `number` on: its batch index, head, first query and key; the number is -1 where there
-    is none. frame(sizes) -> (those of the block's first tile, how many batch indices, heads and tiles of queries and of keys
-    it has); counted anew at each call, for registers are dear. The last ones change first. sizes: what the kernel is given,
+    is none. frame(turn, sizes) -> (those of the turn's first tile, how many batch indices, heads and tiles of queries and of
+    keys it has, the last changing first); asked anew at each call, for registers are dear. sizes: what the kernel is given,
     from heads, heads_kv, seqlen_q and seqlen_k on.
     """
     BLOCK_N, visible_up_to = shape.key.block_n, program.reach
@@ -44,8 +44,8 @@ def make_bias_walk(shape: BiasShape, program: Program, frame: Any) -> Any:
         return to_int32(visible_up_to(*places, scalars(aux))) >= start
 
     @device
-    def walk(number, sizes, aux):
-        places, parts = frame(sizes)
+    def walk(turn, number, sizes, aux):
+        places, parts = frame(turn, sizes)
         index, head, first, start = places
         batch, heads, tiles_q, tiles_k = parts
         while number < batch * heads * tiles_q * tiles_k:
@@ -65,7 +65,10 @@ def make_bias_walk(shape: BiasShape, program: Program, frame: Any) -> Any:
 
 
 def make_bias_producer(shape: BiasShape, walk: Any) -> Any:
-    """produce(q, k, v, do, base, barriers, sizes, aux) loads all tiles; one thread. sizes: as of `walk`."""
+    """produce(q, k, v, do, base, barriers, turns, sizes, aux) loads all tiles of a block's turns; one thread.
+
+    sizes: as of `walk`.
+    """
     STAGES, RESIDENT = shape.key.stages, shape.resident
     DO_OFFSET, K_OFFSET, V_OFFSET = shape.do_offset, shape.k_offset, shape.v_offset
     Q_BYTES, DO_BYTES = shape.atoms * shape.q_atom, shape.v_atoms * shape.q_atom
@@ -75,29 +78,32 @@ def make_bias_producer(shape: BiasShape, walk: Any) -> Any:
     load_k, load_v = map(cache(lambda n: make_load(n, shape.kv_atom)), atoms)
 
     @device
-    def produce(q, k, v, do, base, barriers, sizes, aux):
+    def produce(q, k, v, do, base, barriers, turns, sizes, aux):
         stage = int32(0)
         phase = int32(1)  # the first waits for room must pass: nothing was there before
-        number, index, head, first, start = walk(int32(0), sizes, aux)
-        if RESIDENT and number >= 0:
-            load_q(base, q, barriers + Q_FULL, first, head, index)
-            load_do(base + DO_OFFSET, do, barriers + Q_FULL, first, head, index)
-        while number >= 0:
-            slot = int32(barriers + RING + SLOT * stage)
-            head_kv = quotient(head, quotient(sizes[0], sizes[1]))
-            mbarrier_wait(slot + EMPTY, phase)
-            if not RESIDENT:
-                load_q(base + stage * Q_BYTES, q, slot, first, head, index)
-            load_k(base + K_OFFSET + stage * K_BYTES, k, slot, start, head_kv, index)
-            mbarrier_wait(slot + SECOND + EMPTY, phase)
-            if not RESIDENT:
-                load_do(base + DO_OFFSET + stage * DO_BYTES, do, slot + SECOND, first, head, index)
-            load_v(base + V_OFFSET + stage * V_BYTES, v, slot + SECOND, start, head_kv, index)
-            stage = int32(stage + 1)
-            if stage == STAGES:
-                stage = int32(0)
-                phase ^= 1
-            number, index, head, first, start = walk(number + 1, sizes, aux)
+        turn = int32(cuda.blockIdx.x)
+        while turn < turns:
+            number, index, head, first, start = walk(turn, int32(0), sizes, aux)
+            if RESIDENT and number >= 0:
+                load_q(base, q, barriers + Q_FULL, first, head, index)
+                load_do(base + DO_OFFSET, do, barriers + Q_FULL, first, head, index)
+            while number >= 0:
+                slot = int32(barriers + RING + SLOT * stage)
+                head_kv = quotient(head, quotient(sizes[0], sizes[1]))
+                mbarrier_wait(slot + EMPTY, phase)
+                if not RESIDENT:
+                    load_q(base + stage * Q_BYTES, q, slot, first, head, index)
+                load_k(base + K_OFFSET + stage * K_BYTES, k, slot, start, head_kv, index)
+                mbarrier_wait(slot + SECOND + EMPTY, phase)
+                if not RESIDENT:
+                    load_do(base + DO_OFFSET + stage * DO_BYTES, do, slot + SECOND, first, head, index)
+                load_v(base + V_OFFSET + stage * V_BYTES, v, slot + SECOND, start, head_kv, index)
+                stage = int32(stage + 1)
+                if stage == STAGES:
+                    stage = int32(0)
+                    phase ^= 1
+                number, index, head, first, start = walk(turn, number + 1, sizes, aux)
+            turn = int32(turn + cuda.gridDim.x)
 
     return produce
 

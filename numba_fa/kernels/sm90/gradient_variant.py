@@ -46,8 +46,13 @@ def _dense(problem: Problem, key: DispatchKey, device: Device, arrays: GradientA
     )  # fmt: skip
 
 
+def _dense_grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
+    tiles, heads, batch = dense_grid(problem, key, (QUERIES, key.block_n))
+    return min(tiles * heads * batch, device.multiprocessors), 1, 1
+
+
 def _relative_grid(problem: Problem, key: DispatchKey, device: Device) -> tuple[int, int, int]:
-    return tiles_of(problem.seqlen_q, QUERIES), problem.heads, problem.batch
+    return tiles_of(problem.seqlen_q, QUERIES) * problem.heads * problem.batch, 1, 1
 
 
 def _relative(problem: Problem, key: DispatchKey, device: Device, arrays: GradientArrays) -> tuple[Any, ...]:
@@ -57,8 +62,7 @@ def _relative(problem: Problem, key: DispatchKey, device: Device, arrays: Gradie
 PARAMETERS = (
     parameter_part(
         "bwd_dense", "sm90", "bias_gradients:make_dense_gradient", signature=lambda dtype: DENSE_SIGNATURE,
-        arguments=_dense, grid=lambda problem, key, device: dense_grid(problem, key, (QUERIES, key.block_n)),
-        programmed=True,
+        grid=_dense_grid, arguments=_dense, programmed=True,
     ),
     parameter_part(
         "bwd_relative", "sm90", "bias_gradients:make_relative_gradient", signature=lambda dtype: RELATIVE_SIGNATURE,
