@@ -72,8 +72,9 @@ def attention(
     for torch's own attention; torch.compile takes the call into its graph. Of other libraries: `attention_backward`.
 
     Raises ProblemError (a ValueError) with every fault, UnsupportedError (a NotImplementedError) when no kernel computes
-    the request or a gradient would be lost, CompileError for a MaskMod's or ScoreMod's function that does not compile;
-    all before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1; on Hopper Shah et al. 2024, FlashAttention-3.
+    the request or a derivative would be lost (of torch's forward mode there is none), CompileError for a MaskMod's or
+    ScoreMod's function that does not compile; all before any launch. Method: Dao, FlashAttention-2 (2023), algorithm 1;
+    on Hopper Shah et al. 2024, FlashAttention-3.
     """
     given: Any = mask
     aux: Any = ()

@@ -75,7 +75,8 @@ def attention_backward(
     numbers a query, and freed when all is done.
 
     Raises ProblemError (a ValueError) listing every fault of the arguments, UnsupportedError when no kernel computes the
-    request, CompileError for a ScoreMod's function that has no derivative or does not compile; all before any launch.
+    request or a derivative of these gradients would be lost (of torch's forward mode too), CompileError for a ScoreMod's
+    function that has no derivative or does not compile; all before any launch.
     Method: Dao, FlashAttention-2 (2023), algorithm 2; on Hopper Shah et al., FlashAttention-3 (2024), section 3.
     """
     given = Given(mask, bias, sink_logits)

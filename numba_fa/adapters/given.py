@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from numba_fa.adapters.arrays import LIBRARIES, library_of
 from numba_fa.adapters.library import Library
+from numba_fa.adapters.torch import no_forward_mode
 from numba_fa.errors import ProblemError, UnsupportedError
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.biases import biases_of
@@ -90,11 +91,22 @@ def common_library(given: Given, **arrays: Any) -> Library:
 
 
 def refuse_gradients(given: Given, **arrays: Any) -> None:
-    """UnsupportedError when a gradient is to be recorded of any array, each of a known library."""
-    everything = [(name, array) for name, array in arrays.items() if array is not None] + given.arrays
-    wanting = [name for name, array in everything if library_of(array).wants_grad(array)]
+    """UnsupportedError when a gradient is to be recorded of any array, each of a known library, or one has a tangent."""
+    refuse_tangents(given, **arrays)
+    wanting = [name for name, array in _present(given, arrays) if library_of(array).wants_grad(array)]
     if wanting:
         raise records_nothing(" and ".join(wanting))
+
+
+def refuse_tangents(given: Given, **arrays: Any) -> None:
+    """UnsupportedError when forward-mode differentiation follows any array, each of a known library."""
+    followed = [name for name, array in _present(given, arrays) if library_of(array).has_tangent(array)]
+    if followed:
+        raise no_forward_mode(" and ".join(followed))
+
+
+def _present(given: Given, arrays: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, array) for name, array in arrays.items() if array is not None] + given.arrays
 
 
 def views_of(library: Library, q: Any, k: Any, v: Any) -> Views:
@@ -134,8 +146,10 @@ def view_of(array: Any) -> ArrayView:
 
 
 def checked_view(array: Any) -> ArrayView:
-    """The view of an array that no gradient is wanted of; UnsupportedError where one is."""
+    """The view of an array that no gradient is wanted of and that has no tangent; UnsupportedError where it is otherwise."""
     library = library_of(array)
+    if library.has_tangent(array):
+        raise no_forward_mode("an array")
     if library.wants_grad(array):
         raise records_nothing("an array")
     return library.view(array)

@@ -34,17 +34,19 @@ class Library:
     stream that the caller's work is on. empty(like, shape, dtype) -> new array beside `like`; dtype is an array
     library's name. finish(array) makes a result from an array that `empty` made (JAX alone needs it). holds(type) tells
     its arrays' types from its others; unfit maps a type of arrays that attention would read wrongly to the reason.
-    wants_grad(array): whether a gradient is to be recorded. seen(*arrays): whether the library must see a call on them, to
-    record, transform, trace or cast it. wrote(array) tells the library that a caller's array was written.
+    wants_grad(array): whether a gradient is to be recorded. has_tangent(array): whether forward-mode differentiation, of
+    which attention has none, follows it. seen(*arrays): whether the library must see a call on them, to record, transform,
+    trace or cast it. wrote(array) tells the library that a caller's array was written.
 
     For calls made again and again, by default in terms of these: glance(array) -> (address, facts), facts equal only
     where views are equal but for the address, and wants_grad too. glances(q, k, v, out, lse) -> (their addresses, 0 for
-    None, and the facts of all). Both may raise anything for arrays that are unfit, singly or together. guard(*arrays)
-    -> check(*others), true only where the others' facts are the arrays' and `seen` is as of them, for libraries that know
-    a quick way, else None; so is its result where no check can tell. With alone=True it is false also while a tracer
-    or a mode follows what is called. address(array): of any that passed such a check or that
-    `empty` made. maker(like, shape, dtype) and streams(like): functions of any array laid out like `like` that do as `empty`
-    and `stream`. writes(*like): a function of a tuple of arrays that passed such a check, that does as `wrote` on each.
+    None, and the facts of all). Both may raise anything for arrays that are unfit, singly or together, and do for those with
+    a tangent. guard(*arrays) -> check(*others), true only where the others' facts are the arrays', none has a tangent and
+    `seen` is as of them, for libraries that know a quick way, else None; so is its result where no check can tell. With
+    alone=True it is false also while a tracer or a mode follows what is called. address(array): of any that passed such a
+    check or that `empty` made. maker(like, shape, dtype) and streams(like): functions of any array laid out like `like`
+    that do as `empty` and `stream`. writes(*like): a function of a tuple of arrays that passed such a check, that does as
+    `wrote` on each.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Library:
     unfit: Mapping[type, str] = field(default_factory=dict)
     finish: Callable[[Any], Any] = same
     wants_grad: Callable[[Any], bool] = _never
+    has_tangent: Callable[[Any], bool] = _never
     seen: Callable[..., bool] = _unseen
     wrote: Callable[[Any], None] = _nothing
     glance: Callable[[Any], tuple[int, Hashable]] = None  # type: ignore[assignment]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 from numba_fa.adapters.library import Library
-from numba_fa.errors import ProblemError
+from numba_fa.errors import ProblemError, UnsupportedError
 from numba_fa.problem.arrays import ArrayView, dense_strides
 
 
@@ -51,22 +53,28 @@ def _guards(torch: Any) -> Callable[..., Callable[..., bool] | None] | None:
         return None
 
     is_recording, cast_to = torch.is_grad_enabled, torch.get_autocast_dtype
-    tracer, modes = torch._C._get_tracing_state, torch._C._len_torch_dispatch_stack
+    tracer, modes, levels = torch._C._get_tracing_state, torch._C._len_torch_dispatch_stack, _levels(torch)
 
     def guard(*arrays: Any, alone: bool = False) -> Callable[..., bool] | None:
         if len(set(map(id, arrays))) < len(arrays):  # one tensor twice never passes
             return None
         check = from_tensors(*arrays, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
         where = arrays[0].device.type
-        # It tells who requires grad and not whether that is heeded, that autocast is at work and not for which dtype.
+        # It tells who requires grad and not whether that is heeded, that autocast is at work and not for which dtype, and
+        # nothing of tangents, which tensors have within a level of forward mode only.
         recording = is_recording() if any(array.requires_grad for array in arrays) else None
         dtype = cast_to(where) if torch.is_autocast_enabled(where) else None
         if recording is None and dtype is None:
-            return (lambda *others: check(*others) and tracer() is None and not modes()) if alone else check
+            if not alone:
+                return lambda *others: check(*others) and levels._current_level < 0
+            return lambda *others: check(*others) and levels._current_level < 0 and tracer() is None and not modes()
 
         def checked(*others: Any) -> bool:
             as_then = (recording is None or is_recording() is recording) and (dtype is None or cast_to(where) is dtype)
-            return as_then and check(*others) and not (alone and (tracer() is not None or modes()))
+            return (
+                as_then and check(*others) and levels._current_level < 0
+                and not (alone and (tracer() is not None or modes()))
+            )  # fmt: skip
 
         return checked
 
@@ -81,6 +89,49 @@ def _empty_here(torch: Any) -> tuple[Callable[..., Any], Callable[[], int]] | No
         return torch._C._dynamo.guards._empty_strided_cuda, torch._C._cuda_getDevice
     except AttributeError:
         return None
+
+
+def _levels(torch: Any) -> Any:
+    """What has `_current_level`, which is below 0 where no level of forward-mode differentiation is open.
+
+    A version of torch that does not tell has one open always: each tensor is asked then.
+    """
+    module = torch.autograd.forward_ad
+    return module if hasattr(module, "_current_level") else SimpleNamespace(_current_level=0)
+
+
+@cache
+def _levels_here() -> Any:
+    return _levels(sys.modules["torch"])
+
+
+def in_forward_mode() -> bool:
+    """Whether a level of forward-mode differentiation is open, without which no tensor has a tangent."""
+    return bool(_levels_here()._current_level >= 0)
+
+
+def has_tangent(array: Any) -> bool:
+    """Whether forward-mode differentiation follows the tensor (`make_dual`, torch.func.jvp)."""
+    if not in_forward_mode():
+        return False
+    torch = sys.modules["torch"]
+    for context in (nullcontext, torch.overrides.enable_reentrant_dispatch):  # the other inside of a dispatch mode
+        try:
+            with context():
+                return torch.autograd.forward_ad.unpack_dual(array).tangent is not None
+        except Exception:  # neither tells of sparse tensors, which are refused as such, nor of vmap's: see torch_func
+            continue
+    return False
+
+
+def no_forward_mode(what: str) -> UnsupportedError:
+    """The error of a tangent that would be lost."""
+    return UnsupportedError(
+        f"{what} has a tangent, and attention has no forward-mode derivatives (torch.autograd.forward_ad, torch.func.jvp, "
+        "jacfwd, linearize); take reverse mode, which is torch.func.vjp, grad or jacrev, or backward() of tensors that "
+        "require grad; or detach() what is to be a constant",
+        nearest="torch.nn.functional.scaled_dot_product_attention with the backend SDPBackend.MATH",
+    )
 
 
 def casts(array: Any) -> bool:
@@ -115,7 +166,7 @@ def library() -> Library:
     """torch, which is loaded, because one of its tensors is here."""
     torch = sys.modules["torch"]
     names = {getattr(torch, name): name for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype)}
-    strided, is_grad_enabled = torch.strided, torch.is_grad_enabled
+    strided, is_grad_enabled, levels = torch.strided, torch.is_grad_enabled, _levels(torch)
     names |= {torch.float32: "float32", torch.float16: "float16", torch.float64: "float64"}
     raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
 
@@ -133,6 +184,8 @@ def library() -> Library:
         return ArrayView(array.data_ptr(), shape, strides, names[array.dtype], array.element_size(), where)
 
     def glance(array: Any) -> tuple[int, Hashable]:
+        if levels._current_level >= 0 and has_tangent(array):
+            raise no_forward_mode("an array")
         return array.data_ptr(), (
             array.shape, array.stride(), array.dtype, array.device, array.layout, array.is_neg(),
             array.requires_grad and is_grad_enabled(),
@@ -147,6 +200,7 @@ def library() -> Library:
             or k.dtype is not dtype or v.dtype is not dtype or k.device != device or v.device != device
             or ((q.requires_grad or k.requires_grad or v.requires_grad) and is_grad_enabled())
             or (autocasts() and casts(q)) or watched()
+            or (levels._current_level >= 0 and any(map(has_tangent, (q, k, v))))
         ):  # fmt: skip
             raise _Unusual
         facts: tuple[Any, ...] = (q.shape, q.stride(), k.shape, k.stride(), v.shape, v.stride(), dtype, device)
@@ -159,7 +213,7 @@ def library() -> Library:
         if out is not None:
             if (
                 out.layout is not strided or out.is_neg() or out.dtype is not dtype or out.device != device
-                or (out.requires_grad and is_grad_enabled())
+                or (out.requires_grad and is_grad_enabled()) or (levels._current_level >= 0 and has_tangent(out))
             ):  # fmt: skip
                 raise _Unusual
             out_at, facts = out.data_ptr(), (*facts, out.shape, out.stride())
@@ -227,7 +281,7 @@ def library() -> Library:
         return issubclass(kind, torch.Tensor)
 
     return Library(
-        "torch", view, stream, empty, holds, wants_grad=wants_grad, seen=seen, wrote=wrote, glance=glance,
-        glances=glances, guard=_guards(torch), address=torch.Tensor.data_ptr, maker=maker,
+        "torch", view, stream, empty, holds, wants_grad=wants_grad, has_tangent=has_tangent, seen=seen, wrote=wrote,
+        glance=glance, glances=glances, guard=_guards(torch), address=torch.Tensor.data_ptr, maker=maker,
         streams=streams, writes=writes,
     )  # fmt: skip

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any, NoReturn
 
 from numba_fa.adapters.arrays import library_of
-from numba_fa.adapters.given import Given, named
-from numba_fa.adapters.torch import casts, watched
+from numba_fa.adapters.given import Given, named, refuse_tangents
+from numba_fa.adapters.torch import casts, in_forward_mode, no_forward_mode, watched
 from numba_fa.adapters.torch_ops import Operators, alone
 from numba_fa.errors import ProblemError, UnsupportedError
 from numba_fa.problem.biases import biases_of
@@ -30,6 +30,8 @@ def recorded(
     faults = choice_faults(given.mask, chosen, given.bias, biases) + scale_faults(scale)
     if faults or chosen is None or biases is None:
         raise ProblemError(faults)
+    if in_forward_mode():
+        refuse_tangents(Given(chosen, biases, given.sink_logits), q=q, k=k, v=v, out=out)
     if out is not None and not watched():
         raise UnsupportedError(f"out is given for tensors {_SEEN}")
     program, ints, floats, arrays = flat(chosen, biases)
@@ -61,6 +63,10 @@ def traced(
     if chosen is None or biases is None:
         _refuse(mask, bias)
     program, ints, floats, arrays = flat(chosen, biases)
+    if in_forward_mode():  # which the program itself may have begun; what its callers hand in, the operator looks at
+        for array in (q, k, v, *arrays, sink_logits):
+            if array is not None and sys.modules["torch"].autograd.forward_ad.unpack_dual(array).tangent is not None:
+                _refuse_tangent()
     made, lse = sys.modules["torch"].ops.numba_fa.attention.default(
         q, k, v, arrays, sink_logits, program, ints, floats, None if scale is None else float(scale), deterministic
     )
@@ -85,8 +91,13 @@ def _refuse_out(shape: tuple[int, ...]) -> NoReturn:
     raise UnsupportedError(f"out is given for tensors {_SEEN}; in a graph out must be of q's dtype and shape {shape}")
 
 
+def _refuse_tangent() -> NoReturn:
+    raise no_forward_mode("an array")
+
+
 # torch.compile calls these instead of reading them.
 _refuse._dynamo_marked_constant = _refuse_out._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_refuse_tangent._dynamo_marked_constant = in_forward_mode._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _tensors(mask: Any, biases: Any, arrays: list[Any], sink_logits: Any) -> list[Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from numba_fa.adapters.torch import no_forward_mode
 from numba_fa.adapters.torch_vmap import forward_vmap, gradients_vmap
 
 Call = Callable[..., Any]
@@ -107,4 +108,9 @@ def gradients_of(torch: Any, operator: Call, refuse: Call) -> Call:
 
 
 def _function(torch: Any, name: str, **parts: Call) -> Any:
+    """An autograd.Function that refuses forward mode, also of tensors that a transform hides from who looks before."""
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise no_forward_mode("an array")
+
+    parts["jvp"] = jvp
     return type(name, (torch.autograd.Function,), {part: staticmethod(code) for part, code in parts.items()})

@@ -11,6 +11,7 @@ from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 from numba_fa.adapters import torch as tensors
+from numba_fa.adapters.given import Given, refuse_tangents
 from numba_fa.adapters.torch_func import forward_of, gradients_of, recorded_of
 from numba_fa.adapters.torch_vmap import forward_vmap, gradients_vmap
 from numba_fa.errors import UnsupportedError
@@ -228,6 +229,9 @@ def _backward_of(torch: Any, attention_backward: Callable[..., Any]) -> Callable
         found: dict[str, Any] = {}
         if names and not (dout is None and dlse is None):
             dout = torch.zeros_like(out) if dout is None else dout
+            # An operator's own error, where it is an operator that goes back, would name no array.
+            if tensors.in_forward_mode() and not torch.compiler.is_dynamo_compiling():
+                refuse_tangents(Given(None, None, None), dout=dout, dlse=dlse)
             made = attention_backward(
                 dout, dlse, q, k, v, out, lse, arrays, sink_logits, program, ints, floats, scale, ",".join(names),
                 deterministic,
