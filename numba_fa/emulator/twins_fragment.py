@@ -72,6 +72,11 @@ def scale_rows(count: int, fragment: np.ndarray, factor0: Any, factor1: Any) -> 
     return np.asarray(fragment) * _each_row(count, factor0, factor1)
 
 
+def scale_and_lift(count: int, fragment: np.ndarray, scale: Any, lift: Any) -> np.ndarray:
+    """fragment * scale + lift, rounded once."""
+    return (np.asarray(fragment).astype(np.float64) * np.float32(scale) + np.float32(lift)).astype(np.float32)
+
+
 def slope_columns(count: int, fragment: np.ndarray, step: Any) -> np.ndarray:
     """Each register plus `step` times its column, rounded once."""
     columns = registers_of(count)[1]
@@ -115,4 +120,4 @@ def stmatrix(
     thread.block.threads.meet(("stmatrix", count, dtype, start), 32, (addresses, words), combine)
 
 
-TWINS = (zeros, row_max, row_sum, exponential, scale_rows, slope_columns, pack, pack_nothing, stmatrix)
+TWINS = (zeros, row_max, row_sum, exponential, scale_rows, scale_and_lift, slope_columns, pack, pack_nothing, stmatrix)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 
 def alibi(score, b, h, q_idx, kv_idx, offset, slopes):
@@ -55,14 +56,26 @@ def t5_bucket(buckets: int, max_distance: int, bidirectional: bool) -> str:
 
 @lru_cache
 def make_t5(buckets: int, max_distance: int, bidirectional: bool) -> Callable[..., float]:
-    """The T5 bias for one table size: score + table[bucket of the key's relative position, h]."""
+    """The T5 bias for one table size: score + table[bucket of the key's relative position, h].
+
+    Its attribute `far` is the same function of positions beyond the last border, for `flash/line.py`.
+    """
     code = (
         "def t5(score, b, h, q_idx, kv_idx, offset, table):\n"
         f"{t5_bucket(buckets, max_distance, bidirectional)}"
         "    return score + table[bucket, h]\n"
     )
-    scope: dict[str, Callable[..., float]] = {}
+    scope: dict[str, Any] = {}
     exec(code, scope)
+    side = buckets // 2 if bidirectional else buckets
+    exact, borders = t5_thresholds(side, max_distance)
+    border = max(borders, default=exact)
+    before, after = (-border, 2 * side - 1) if bidirectional else (0, 0)
+
+    def far(score: Any, b: Any, h: Any, q_idx: Any, kv_idx: Any, offset: Any, table: Any) -> Any:
+        return score + table[(q_idx + offset - kv_idx).outside(before, border, after, side - 1), h]
+
+    scope["t5"].far = far
     return scope["t5"]
 
 

@@ -1,8 +1,9 @@
 """Where biases are a straight line over a tile's keys: score + base + step * (key - the tile's first).
 
 ALiBi is one on either side of the query, and so is every function that adds to the score what is linear in q_idx and
-kv_idx between the bends of abs(). A kernel then spends one multiply-add an element, by a column's number, which it knows
-when it is compiled; what belongs to a row joins the row's maximum. Which functions are such is found by calling them once,
+kv_idx between the bends of abs(); T5's bias is one beyond the last border of its buckets. A kernel then spends one
+multiply-add an element, by a column's number, which it knows when it is compiled; what belongs to a row joins the row's
+maximum. Which functions are such is found by calling them once,
 when a kernel is made, with numbers that write down what is done to them.
 """
 
@@ -18,6 +19,8 @@ from numba_fa.flash.program import make_program
 from numba_fa.problem.dependent import dependent
 from numba_fa.problem.tokens import tokens_of
 
+Bend = tuple[str, float, float]  # what must lie below the one or above the other at a whole tile
+
 _LONGEST = 4000  # characters of what a function does; more is left alone
 
 
@@ -28,20 +31,22 @@ class Line:
     straight(b, h, q_first, q_last, kv_first, kv_last, aux) -> bool: whether for each of these queries the biases make of a
     score: score + base(b, h, q_idx, kv_first, 1, aux) + step(b, h, q_idx, kv_first, 1, aux) * (kv_idx - kv_first), and step
     is one for all. False is always right. base, step(b, h, q_idx, kv_idx, unit, aux) -> what the line is times unit, which
-    is above 0: it joins what does not depend on positions, so that no product with it stays in a loop over keys.
+    is above 0: it joins what does not depend on positions, so that no product with it stays in a loop over keys. level:
+    whether step is 0 and base the same at all positions for which `straight` holds.
     """
 
     straight: Any
     base: Any
     step: Any
+    level: bool
 
 
 def make_line(mask: str, bias: str, jit: Callable[[Callable[..., Any]], Any]) -> Line | None:
     """The line of a key's `bias` text; None where its biases are none, as far as is known. `jit`: as of `make_program`."""
-    modify = make_program(mask, bias, lambda function: function).modify
+    modify = make_program(mask, bias, lambda function: getattr(function, "far", function)).modify
     if modify is None:
         return None
-    bends: list[str] = []
+    bends: list[Bend] = []
     b, h = [_Number(name, bends) for name in ("b", "h")]
     q_idx, kv_idx = _Number("q_idx", bends, placed=True), _Number("kv_idx", bends, placed=True, steps=(("1.0", ()),))
     aux = [
@@ -54,17 +59,18 @@ def make_line(mask: str, bias: str, jit: Callable[[Callable[..., Any]], Any]) ->
         return None
     if not isinstance(result, _Number) or not result.scored:
         return None
-    texts = [result.unit or "0.0", " + ".join(starmap(_signed, result.steps)) or "0.0", *bends]
+    texts = [result.unit or "0.0", " + ".join(starmap(_signed, result.steps)) or "0.0", *[text for text, _, _ in bends]]
     if sum(map(len, texts)) > _LONGEST:
         return None
     places = "b, h, q_idx, kv_idx"
     scope: dict[str, Any] = {}
     _define(scope, jit, "base", f"{places}, unit, aux", texts[0])
     _define(scope, jit, "step", f"{places}, unit, aux", texts[1])
-    for n, bend in enumerate(bends):
+    for n, (bend, _, _) in enumerate(bends):
         _define(scope, jit, f"bend{n}", f"{places}, aux", _as_float(bend))
-    _define(scope, jit, "straight", "b, h, q_first, q_last, kv_first, kv_last, aux", _straight(len(bends)))
-    return Line(*[dependent(name, scope[name]) for name in ("straight", "base", "step")])
+    _define(scope, jit, "straight", "b, h, q_first, q_last, kv_first, kv_last, aux", _straight(bends))
+    level = not (result.placed or result.steps)
+    return Line(*[dependent(name, scope[name]) for name in ("straight", "base", "step")], level)
 
 
 def _define(scope: dict[str, Any], jit: Callable[..., Any], name: str, arguments: str, value: str) -> None:
@@ -78,14 +84,14 @@ def _as_float(value: str) -> str:
     return f"({value}) * 1.0"
 
 
-def _straight(bends: int) -> str:
-    """Whether each bend has one sign at all corners of the tile, and so everywhere: up to there, all is linear."""
-    signs = []
-    for n in range(bends):
+def _straight(bends: list[Bend]) -> str:
+    """Whether each bend is on one side at all corners of the tile, and so everywhere: up to there, all is linear."""
+    sides = []
+    for n, (_, low, high) in enumerate(bends):
         tile = product(("q_first", "q_last"), ("kv_first", "kv_last"))
         corners = ", ".join(f"bend{n}(b, h, {q_idx}, {kv_idx}, aux)" for q_idx, kv_idx in tile)
-        signs.append(f"(min({corners}) > 0.0 or max({corners}) < 0.0)")
-    return " and ".join(signs) or "True"
+        sides.append(f"(min({corners}) > {high} or max({corners}) < {low})")
+    return " and ".join(sides) or "True"
 
 
 def _signed(coefficient: str, bends: tuple[str, ...]) -> str:
@@ -116,7 +122,7 @@ class _Number:
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(
-        self, value: str, bends: list[str], unit: str | None = None, steps: tuple[tuple[str, tuple[str, ...]], ...] = (),
+        self, value: str, bends: list[Bend], unit: str | None = None, steps: tuple[tuple[str, tuple[str, ...]], ...] = (),
         *, placed: bool = False, scored: bool = False,
     ) -> None:  # fmt: skip
         self.value, self.bends, self.steps, self.placed, self.scored = value, bends, steps, placed, scored
@@ -182,9 +188,16 @@ class _Number:
         if self.scored:
             raise _Bent
         if self.placed:
-            self.bends.append(self.value)
+            self.bends.append((self.value, 0.0, 0.0))
         steps = tuple((coefficient, (*bends, self.value)) for coefficient, bends in self.steps)
         return _Number(f"abs({self.value})", self.bends, f"abs({self.unit})", steps, placed=self.placed)
+
+    def outside(self, low: float, high: float, below: int, above: int) -> _Number:
+        """`below` where this whole number is `low` or less, `above` where it is `high` or more; nowhere else a line."""
+        if self.scored:
+            raise _Bent
+        self.bends.append((self.value, low + 0.5, high - 0.5))
+        return _Number(f"({above} if {_as_float(self.value)} > {high - 0.5} else {below})", self.bends)
 
     def __pos__(self) -> _Number:
         return self
@@ -210,7 +223,7 @@ class _Number:
 class _Array:
     """A launch argument that is an array. Elements that all keys of a head share are numbers; others lie on no line."""
 
-    def __init__(self, name: str, bends: list[str]) -> None:
+    def __init__(self, name: str, bends: list[Bend]) -> None:
         self.name, self.bends = name, bends
 
     def __getitem__(self, place: Any) -> _Number:

@@ -92,6 +92,16 @@ def make_scale_rows(count: int) -> Any:
     return make("scale_rows", 3, lambda *_: floats(count), generate, parameters=(count,))
 
 
+def make_scale_and_lift(count: int) -> Any:
+    """scale_and_lift(fragment, scale, lift) -> fragment * scale + lift."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        result = [builder.fma(value, args[1], args[2]) for value in unpack(builder, args[0])]
+        return pack(context, builder, signature.return_type, result)
+
+    return make("scale_and_lift", 3, lambda *_: floats(count), generate, parameters=(count,))
+
+
 def make_slope_columns(count: int) -> Any:
     """slope_columns(fragment, step) -> fragment plus step times each register's column: one multiply-add by a constant."""
 

@@ -142,6 +142,17 @@ def test_biases(name, head_dim):
     assert_gradients(emulate(problem, arrays)[:3], truth, 2 * TOLERANCE["bf16"])
 
 
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(("head_dim", "mask"), [(64, programs.full), (128, programs.causal), (136, programs.padding),
+                                                (256, programs.full)])  # fmt: skip
+@pytest.mark.parametrize("op", ["bwd", "bwd_det"])
+def test_t5_far_from_the_queries(op, head_dim, mask, bidirectional):
+    """Most tiles lie beyond the last border of the buckets."""
+    problem = Problem(Case(300, 260, heads=2, head_dim=head_dim), mask, programs.t5(8, 20, bidirectional))
+    arrays, truth = inputs(problem)
+    assert_gradients(emulate(problem, arrays, op=op)[:3], truth, 2 * TOLERANCE["bf16"])
+
+
 def test_trace_counts_the_work():
     """128 queries against 256 keys: five products; a dQ product for each tile; K, V once, Q, dO for each tile of keys."""
     problem = Problem(Case(128, 256, head_dim=128))

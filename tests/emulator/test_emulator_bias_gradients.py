@@ -105,6 +105,15 @@ def test_a_bias_among_others(n):
         assert n == 1
 
 
+@pytest.mark.parametrize("mask", ["full", "causal", numba_fa.SlidingWindow(200, 30)], ids=str)
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_t5_far_from_the_queries(mask, bidirectional):
+    """Most tiles are of one bucket each."""
+    bias = numba_fa.T5Bias(random(8, 2), 20, bidirectional=bidirectional)
+    call = make(lambda sizes: Asked(mask, (bias,)), Sizes(1, 300, 330, 2), head_dim=8)
+    check(call, run(call, {"bias0"}))
+
+
 @pytest.mark.parametrize("program", ["alibi", "t5", "dense"])
 def test_order_of_threads_changes_nothing(program):
     call = make(PROGRAMS[program], Sizes(1, 140, 150, 1), head_dim=128)

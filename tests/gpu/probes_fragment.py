@@ -24,6 +24,7 @@ from numba_fa.ptx.fragment import (
     make_pack_nothing,
     make_row_max,
     make_row_sum,
+    make_scale_and_lift,
     make_scale_rows,
     make_slope_columns,
     make_zeros,
@@ -90,6 +91,16 @@ def fragment_probes():
     factors = np.where(second, np.float32(0.3), thread.astype(np.float32))
     with np.errstate(all="ignore"):
         yield on_fragments("scale_rows", scaled, COUNT, values * factors, values=values)
+
+    scale_and_lift = make_scale_and_lift(COUNT)
+
+    @device
+    def lifted(fragment, thread):
+        return scale_and_lift(fragment, np.float32(0.3), np.float32(thread))
+
+    with np.errstate(all="ignore"):
+        truth = values.astype(np.float64) * np.float32(0.3) + thread
+        yield on_fragments("scale_and_lift", lifted, COUNT, truth, values=values)
 
     slope_columns = make_slope_columns(COUNT)
 

@@ -115,10 +115,37 @@ def test_arrays_that_positions_index_are_no_line():
 
 @pytest.mark.parametrize(("bias", "has"), [
     ("none", False), ("alibi", True), ("alibi+sink", True), ("alibi+alibi", True), ("softcap", False),
-    ("softcap+alibi", False), ("alibi+softcap", False), ("dense_bf16", False), ("t5_32_128_b", False),
+    ("softcap+alibi", False), ("alibi+softcap", False), ("dense_bf16", False), ("t5_32_128_b", True),
+    ("t5_8_20_u+alibi", True), ("t5_8_20_u+softcap", False),
 ])  # fmt: skip
 def test_built_in_biases(bias, has):
     assert (make_line("all2+causal+padding", bias, lambda function: function) is not None) == has
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(("buckets", "max_distance"), [(8, 20), (4, 3), (32, 128)])
+def test_t5_is_level_beyond_its_last_border(buckets, max_distance, bidirectional):
+    name = f"t5_{buckets}_{max_distance}_{'b' if bidirectional else 'u'}"
+    line = make_line("full", name, lambda function: function)
+    modify = make_program("full", name, lambda function: function).modify
+    assert line.level
+    table, offset = np.arange(2.0 * buckets, dtype=np.float32).reshape(buckets, 2) ** 2, 5
+    straight = 0
+    for first, start in itertools.product(range(0, 400, 50), range(0, 400, 40)):
+        tile = first, first + 49, start, start + 39
+        if line.straight(0, 1, *tile, (offset, table)):
+            straight += 1
+            added = {modify(0.0, 0, 1, i, j, (offset, table)) for i in tile[:2] for j in range(start, start + 40)}
+            assert added == {line.base(0, 1, first, start, 1, (offset, table))}
+            assert line.step(0, 1, first, start, 1, (offset, table)) == 0
+        else:  # no more than what lies on a border is given up
+            assert len({modify(0.0, 0, 1, i, j, (offset, table)) for i in tile[:2] for j in tile[2:]}) > 1
+    assert straight >= 30
+
+
+@pytest.mark.parametrize(("bias", "level"), [("alibi", False), ("t5_8_20_b+alibi", False), ("t5_8_20_b+t5_4_9_u", True)])
+def test_level(bias, level):
+    assert make_line("full", bias, lambda function: function).level == level
 
 
 def test_the_users_alibi_is_the_built_in_one():

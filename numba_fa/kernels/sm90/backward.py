@@ -10,6 +10,7 @@ from numba_fa.dispatch.key import DispatchKey
 from numba_fa.flash.program import make_program
 from numba_fa.jit import KernelSource, cuda, device, int32, int64, uint8
 from numba_fa.kernels.sm90.backward_consumer import make_backward_consumer
+from numba_fa.kernels.sm90.backward_judge import make_level
 from numba_fa.kernels.sm90.backward_order import make_order
 from numba_fa.kernels.sm90.backward_producer import make_backward_producer
 from numba_fa.kernels.sm90.backward_scout import make_scout
@@ -59,17 +60,17 @@ def make_backward(key: DispatchKey) -> KernelSource:
     key.op: "bwd"; "bwd_det" sums dQ up in one order (`backward_order.py`); "bwd_red" from registers.
     """
     shape = BackwardShape(key)
-    program = make_program(key.mask, key.bias, device)
-    produce, scout = make_backward_producer(shape), make_scout(shape, program)
+    program, level = make_program(key.mask, key.bias, device), make_level(key)
+    produce, scout = make_backward_producer(shape), make_scout(shape, program, level)
     wait_turns, pass_turns = make_order(shape, program)
     LOOKS = looks(shape, program)
     SPLIT, STAGED, ORDERED, DS_WARPS = shape.split, not shape.direct, shape.ordered, 4 if shape.split else 8
     Q_READERS = 9 if ORDERED else 8
     if SPLIT:
-        consume_values, consume_keys = make_split_consumers(shape, program)
+        consume_values, consume_keys = make_split_consumers(shape, program, level)
         consume = write_queries = None
     else:
-        consume, write_queries = make_backward_consumer(shape, program), make_backward_writer(shape)
+        consume, write_queries = make_backward_consumer(shape, program, level), make_backward_writer(shape)
         consume_values = consume_keys = None
     STAGES, BARRIERS, ALIGN = key.stages, shape.barrier_offset, SWIZZLE_ALIGNMENT - 1
     shrink, grow = make_setmaxnreg(shape.registers[0], "dec"), make_setmaxnreg(shape.registers[1], "inc")

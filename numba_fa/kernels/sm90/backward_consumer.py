@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from numba_fa.flash.line import Line
 from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32, int64
 from numba_fa.kernels.sm90.backward_epilogue import make_write_keys
@@ -46,7 +47,7 @@ from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_desc
 WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
 
 
-def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
+def make_backward_consumer(shape: BackwardShape, program: Program, level: Line | None) -> Any:
     """consume(dk, dv, sums, base, barriers, consumer, heads_kv, batch, seqlen_q, seqlen_k, together, scale, aux).
 
     Step by step of the ring it starts S^T = K Q^T and dP^T = V dO^T, makes P^T while dP^T runs and dS^T while
@@ -85,7 +86,7 @@ def make_backward_consumer(shape: BackwardShape, program: Program) -> Any:
     (zeros_k, zeros_v), scale_rows = shape.of_both(lambda dim: make_zeros(dim // 2)), make_scale_rows(key.head_dim // 2)
     write_keys, write_values = shape.of_both(lambda dim: make_write_keys(dim, key.dtype))
     take_turn, end_turn = make_ordered(shape)
-    judge_t, chain_t = make_judge_t(SCORES, program, key.mask, fast=key.dtype == "bf16")
+    judge_t, chain_t = make_judge_t(SCORES, program, level, key.mask, fast=key.dtype == "bf16")
     exponent_scale, locate, count_tiles = make_exponent_scale_t(program), make_place(shape), make_count_tiles(shape)
 
     @device

@@ -2,24 +2,37 @@
 
 from typing import Any
 
-from numba_fa.flash.online_softmax import LOG2_E
+from numba_fa.dispatch.key import DispatchKey
+from numba_fa.flash.line import Line, make_line
+from numba_fa.flash.online_softmax import LOG2_E, ONE
 from numba_fa.flash.program import Program
 from numba_fa.jit import device, int32
-from numba_fa.ptx.elementwise import make_chain, make_keep, make_map_both
-from numba_fa.ptx.fragment import make_scale_rows
+from numba_fa.ptx.elementwise import index as position
+from numba_fa.ptx.elementwise import make_chain, make_keep, make_map, make_map_both, real, scalars, to_float32
+from numba_fa.ptx.fragment import make_scale_and_lift, make_scale_rows
 from numba_fa.ptx.fragment_columns import make_keep_from
 
 # Beyond every query.
 _NEVER = 1 << 30
 
 
-def make_judge_t(count: int, program: Program, mask: str, *, fast: bool) -> tuple[Any, Any]:
+def make_level(key: DispatchKey) -> Line | None:
+    """The line of biases that at most tiles add one number to every score; None for others.
+
+    And beyond head_dim 192, where the scout has no registers to ask for it: it would spill 16 to 44 bytes.
+    """
+    line = make_line(key.mask, key.bias, device) if key.widest <= 192 else None
+    return line if line and line.level else None
+
+
+def make_judge_t(count: int, program: Program, level: Line | None, mask: str, *, fast: bool) -> tuple[Any, Any]:
     """(judge_t, chain_t) for fragments of `count` registers.
 
     judge_t(scores, scale, masked, index, head, kv0, kv1, start, seqlen_q, seqlen_k, aux) -> (scores, slopes). The scores
     come raw; with biases they leave scaled and biased, and slopes are their derivatives by the scaled scores. masked: not
-    0 where a query of the tile may not see a key of it. kv0, kv1: the thread's keys, which may lie past the end. start:
-    the tile's first query plus the thread's column; queries past the end need no mask, their LSE is +inf.
+    0 where a query of the tile may not see a key of it, or biases that have a level (`make_level`) do not lie on it. kv0,
+    kv1: the thread's keys, which may lie past the end. start: the tile's first query plus the thread's column; queries past
+    the end need no mask, their LSE is +inf.
 
     chain_t(weights, slopes) -> weights times slopes. Without biases there are no slopes, and both leave all as it is.
     """
@@ -38,14 +51,15 @@ def make_judge_t(count: int, program: Program, mask: str, *, fast: bool) -> tupl
 
         return judge_t, chain_t
 
-    modify = program.modify
+    scale_rows, modify = make_scale_rows(count), program.modify
 
     @device
     def modify_t(score, b, h, kv_idx, q_idx, aux):
         return modify(score, b, h, q_idx, kv_idx, aux)
 
-    scale_rows, both = make_scale_rows(count), make_map_both(count, modify_t, clamp=True, fast=fast)
-    chain = make_chain(count)
+    if level is not None:
+        return _make_judge_level(count, level, make_map(count, modify_t, clamp=True, fast=fast), scale_rows, keep)
+    both, chain = make_map_both(count, modify_t, clamp=True, fast=fast), make_chain(count)
 
     @device
     def judge_biased_t(scores, scale, masked, index, head, kv0, kv1, start, seqlen_q, seqlen_k, aux):
@@ -60,6 +74,39 @@ def make_judge_t(count: int, program: Program, mask: str, *, fast: bool) -> tupl
         return chain(weights, slopes)
 
     return judge_biased_t, chain_biased_t
+
+
+def make_lift(level: Line) -> Any:
+    """lift(index, head, q_idx, kv_idx, aux) -> what biases add to every score of a tile on which they have a level."""
+    base = level.base
+
+    @device
+    def lift(index, head, q_idx, kv_idx, aux):
+        return to_float32(base(position(index), position(head), position(q_idx), position(kv_idx), real(ONE), scalars(aux)))
+
+    return lift
+
+
+def _make_judge_level(count: int, level: Line, change: Any, scale_rows: Any, keep: Any) -> tuple[Any, Any]:
+    """A judge of biases that have a level: what a line adds does not depend on the score, whose slope is 1."""
+    lift, scale_and_lift = make_lift(level), make_scale_and_lift(count)
+
+    @device
+    def judge_level_t(scores, scale, masked, index, head, kv0, kv1, start, seqlen_q, seqlen_k, aux):
+        kv_in, q_in = min(kv0, seqlen_k - 1), min(start, seqlen_q - 1)
+        if masked != 0:
+            scores = change(scale_rows(scores, scale, scale), index, head, kv_in, min(kv1, seqlen_k - 1), start,
+                            seqlen_q - 1, aux)  # fmt: skip
+            scores = keep(scores, index, head, kv0, kv1, start, seqlen_q, seqlen_k, aux)
+        else:
+            scores = scale_and_lift(scores, scale, lift(index, head, q_in, kv_in, aux))
+        return scores, scores
+
+    @device
+    def chain_level_t(weights, slopes):
+        return weights
+
+    return judge_level_t, chain_level_t
 
 
 def _make_keep_t(count: int, program: Program, mask: str, fast: bool) -> Any:

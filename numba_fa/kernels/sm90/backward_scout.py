@@ -1,13 +1,14 @@
 """The Hopper backward's scout: it decides which tiles of queries are visited, and tells all others.
 
 A thread; a warp where a mask has to be asked of every tile. A message of four words comes with each slot of the ring. The
-first says of a tile of queries: bits 0 and 1, whether consumer 0, 1 must mask it; LAST, that it is the last of its tile of
-keys; GHOST, that nothing is seen of it; from TILE up, its number. The second is its number among the tiles of all heads and
-batch indices, the third its head.
+first says of a tile of queries: bits 0 and 1, whether consumer 0, 1 must judge it by element; LAST, that it is the last of
+its tile of keys; GHOST, that nothing is seen of it; from TILE up, its number. The second is its number among the tiles of
+all heads and batch indices, the third its head.
 """
 
 from typing import Any
 
+from numba_fa.flash.line import Line
 from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.backward_shape import EMPTY, RING, SLOT, TOLD, BackwardShape
@@ -21,28 +22,34 @@ from numba_fa.ptx.memory import st_shared_u32
 LAST, GHOST, TILE = 4, 8, 4
 
 
-def make_scout(shape: BackwardShape, program: Program) -> Any:
+def make_scout(shape: BackwardShape, program: Program, level: Line | None) -> Any:
     """scout(barriers, heads, heads_kv, batch, seqlen_q, seqlen_k, together, aux): every message of the block."""
     key = shape.key
     BLOCK_M, BLOCK_N, STAGES, MESSAGES = key.block_m, key.block_n, key.stages, shape.message_offset
     CONSUMERS = BLOCK_N // 64  # that own keys of their own
     LOG_M = BLOCK_M.bit_length() - 1
+    LEVEL, straight = level is not None, level.straight if level else None
     seen_whole, locate, count_tiles = program.whole, make_place(shape), make_count_tiles(shape)
     first_tile, next_tile, _ = make_visits(shape, program)
     speaks, meet = make_lockstep(looks(shape, program))
 
     @device
-    def whole(index, head, first, last, start, end, aux):
+    def plain(index, head, first, last, start, end, aux):
+        """Whether no element is judged by itself: all are seen, and biases lie on their level, if ever they have one."""
+        if LEVEL:
+            if not straight(position(index), position(head), position(first), position(last), position(start),
+                            position(end), scalars(aux)):  # fmt: skip
+                return False
         return seen_whole(position(index), position(head), position(first), position(last), position(start),
                           position(end), scalars(aux))  # fmt: skip
 
     @device
-    def to_mask(index, head, first, last, start, seqlen_k, aux):
-        """One bit a consumer: whether one of the queries may not see a key of its 64."""
+    def to_judge(index, head, first, last, start, seqlen_k, aux):
+        """One bit a consumer: whether one of the queries may not see a key of its 64, or its biases are bent there."""
         bits = int32(0)
         for c in range(CONSUMERS):
             top = int32(opaque(start) + 64 * c)
-            if int32(top + 64) > seqlen_k or not whole(index, head, first, last, top, top + 63, aux):
+            if int32(top + 64) > seqlen_k or not plain(index, head, first, last, top, top + 63, aux):
                 bits |= int32(1 << c)
         return bits
 
@@ -64,7 +71,7 @@ def make_scout(shape: BackwardShape, program: Program) -> Any:
                 tile = min(tile, int32(tiles - 1))  # one tile even where nothing is seen: masked away, no special case
                 first = int32(tile * BLOCK_M)
                 last = int32(min(first + BLOCK_M, seqlen_q) - 1)
-                word = int32(tile << TILE) | ghost | to_mask(index, head, first, last, start, seqlen_k, aux)
+                word = int32(tile << TILE) | ghost | to_judge(index, head, first, last, start, seqlen_k, aux)
                 number = int32(int32(index * heads + head) * tiles + tile)
                 of_head = head
                 tile = next_tile(index, head, int32(tile + 1), tiles, start, seqlen_q, seqlen_k, aux)

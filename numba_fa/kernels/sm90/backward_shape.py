@@ -36,9 +36,9 @@ class BackwardShape:
     def registers(self) -> tuple[int, int]:
         """Registers a thread of the first warpgroup and of the consumers; in all what 384 threads are launched with, 168.
 
-        Masks whose verdicts on tiles take more than the consumers can spare leave these 232.
+        Masks and biases whose verdicts on tiles take more than the consumers can spare leave these 232.
         """
-        plain = self.key.mask in ("full", "causal", "document")
+        plain = self.key.mask in ("full", "causal", "document") and not self.key.bias.startswith("t5")
         return (24, 240) if plain or self.key.widest > 192 else (40, 232)
 
     @property

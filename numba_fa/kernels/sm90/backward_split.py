@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from numba_fa.flash.line import Line
 from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32, int64
 from numba_fa.kernels.sm90.backward_consumer import WGMMA_TYPE
@@ -51,11 +52,11 @@ from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_gemm_tt, make_wa
 from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
 
 
-def make_split_consumers(shape: BackwardShape, program: Program) -> tuple[Any, Any]:
+def make_split_consumers(shape: BackwardShape, program: Program, level: Line | None) -> tuple[Any, Any]:
     """(consume_values, consume_keys), of the parameters (map, sums, base, barriers, heads_kv, batch, seqlen_q, seqlen_k,
     together, scale, aux): map of dV, of dK."""
     parts = _make_parts(shape)
-    return _make_values(shape, program, parts), _make_keys(shape, parts)
+    return _make_values(shape, program, level, parts), _make_keys(shape, parts)
 
 
 def _make_parts(shape: BackwardShape) -> SimpleNamespace:
@@ -113,7 +114,7 @@ def _make_parts(shape: BackwardShape) -> SimpleNamespace:
     )  # fmt: skip
 
 
-def _make_values(shape: BackwardShape, program: Program, parts: SimpleNamespace) -> Any:
+def _make_values(shape: BackwardShape, program: Program, level: Line | None, parts: SimpleNamespace) -> Any:
     """The consumer of dV: S^T and P^T, dV += P^T dO, and the first part of dQ."""
     BLOCK_M, BLOCK_N, STAGES = shape.key.block_m, shape.key.block_n, shape.key.stages
     V_OFFSET, Q_OFFSET, DO_OFFSET, P_OFFSET, LSE_OFFSET, Q_BYTES, ROW_BYTES, MESSAGES = (
@@ -128,7 +129,7 @@ def _make_values(shape: BackwardShape, program: Program, parts: SimpleNamespace)
     begin_dq, add_dq, wait_dq = parts.make_dq(0)
     exponential, share_words = make_column_exponential(BLOCK_M // 2), make_share_words(BLOCK_M // 4)
     values = make_column_values(BLOCK_M // 2)
-    judge_t, chain_t = make_judge_t(BLOCK_M // 2, program, shape.key.mask, fast=shape.key.dtype == "bf16")
+    judge_t, chain_t = make_judge_t(BLOCK_M // 2, program, level, shape.key.mask, fast=shape.key.dtype == "bf16")
     exponent_scale, HEADS, DO_BYTES = make_exponent_scale_t(program), shape.asks_head, shape.do_bytes
 
     @device

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from numba_fa.flash.line import Line
 from numba_fa.flash.online_softmax import ZERO
 from numba_fa.flash.program import BiasSlice
 from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.common.bias_gradients import make_effect
 from numba_fa.kernels.sm90.bias_shape import APART, CONSUMERS, QUERIES, BiasShape
+from numba_fa.kernels.sm90.bias_tile import make_flat
 from numba_fa.ptx.elementwise import make_map
 from numba_fa.ptx.fragment import make_row_sum
 from numba_fa.ptx.fragment_gradients import make_store_rows
@@ -66,13 +68,13 @@ def _warp_sum(value):
     return value
 
 
-def make_collect(shape: BiasShape, bias: BiasSlice) -> tuple[Any, Any]:
+def make_collect(shape: BiasShape, bias: BiasSlice, level: Line | None) -> tuple[Any, Any]:
     """(collect, finish) of a bias whose parameters depend on positions alone: sums by warp and parameter in shared memory.
 
     collect(total, gradients, shared, base, index, head, first, start, seqlen_q, seqlen_k, aux) -> the thread's total.
     finish(total, shared, base): what is still in threads.
     """
-    return _make_collect_one(shape, bias) if shape.buckets == 1 else _make_collect_many(shape, bias)
+    return _make_collect_one(shape, bias) if shape.buckets == 1 else _make_collect_many(shape, bias, level)
 
 
 def _make_collect_one(shape: BiasShape, bias: BiasSlice) -> tuple[Any, Any]:
@@ -104,11 +106,13 @@ def _make_collect_one(shape: BiasShape, bias: BiasSlice) -> tuple[Any, Any]:
     return collect, finish
 
 
-def _make_collect_many(shape: BiasShape, bias: BiasSlice) -> tuple[Any, Any]:
+def _make_collect_many(shape: BiasShape, bias: BiasSlice, level: Line | None) -> tuple[Any, Any]:
     """A thread has a diagonal of its warpgroup's 64 queries by the keys, which reads one parameter.
 
-    A warp then adds up what is of one parameter, parameter by parameter; far from the queries there is one.
+    A warp then adds up what is of one parameter, parameter by parameter. Where the biases are known to add one number to
+    the whole tile, that is of one parameter, and a warp adds up what it has in registers.
     """
+    flat, row_sum = make_flat(level), make_row_sum(shape.key.block_n // 2)
     BLOCK_N, PITCH, COUNT = shape.key.block_n, shape.row_bytes // 4, shape.buckets
     TILE_AT, PLACES_AT, SUMS_AT = shape.tile_offset, shape.place_offset, shape.sums_offset
     put_tile, effect = make_put_tile(shape), make_effect(bias, COUNT)
@@ -130,6 +134,14 @@ def _make_collect_many(shape: BiasShape, bias: BiasSlice) -> tuple[Any, Any]:
         thread = int32(cuda.threadIdx.x - 128)
         group, lane = int32(APART + (thread >> 7)), thread & 31
         room = base - shared_address(shared)
+        last, end = int32(min(first + QUERIES, seqlen_q) - 1), int32(min(start + BLOCK_N, seqlen_k) - 1)
+        if flat(index, head, first, last, start, end, aux):
+            by_row = row_sum(gradients)
+            found = _warp_sum(by_row[0] + by_row[1])
+            factor, place = effect(index, head, first, start, aux)
+            if lane == 0:
+                shared[(room + SUMS_AT) // 4 + (thread >> 5) * COUNT + int32(place)] += found * factor
+            return total
         bar_sync(group, 128)  # the tile before has been read
         put_tile(gradients, base + TILE_AT)
         bar_sync(group, 128)

@@ -7,6 +7,7 @@ thread of the first loads by TMA.
 from typing import Any
 
 from numba_fa.dispatch.key import DispatchKey
+from numba_fa.flash.line import make_line
 from numba_fa.flash.online_softmax import ZERO
 from numba_fa.flash.program import make_bias_slice, make_program
 from numba_fa.jit import KernelSource, cuda, device, float32, int32
@@ -48,8 +49,10 @@ class _Parts:
         program = make_program(key.mask, key.bias, device)
         bias = make_bias_slice(key.mask, key.bias, bias_number(key), device)
         assert bias is not None, f"{key.slug}: no parameter to learn"
-        self.bias = bias
-        self.walk, self.add_tile = make_bias_walk(self.shape, program, frame), make_add_tile(self.shape, program, bias)
+        line = make_line(key.mask, key.bias, device)
+        self.bias, self.level = bias, line if line and line.level else None
+        self.walk = make_bias_walk(self.shape, program, frame)
+        self.add_tile = make_add_tile(self.shape, program, bias, self.level)
         self.produce, self.prepare = make_bias_producer(self.shape, self.walk), _make_prepare(self.shape)
         self.zeros = make_zeros(key.block_n // 2)
         self.shrink, self.grow = make_setmaxnreg(_REGISTERS[0], "dec"), make_setmaxnreg(_REGISTERS[1], "inc")
@@ -160,7 +163,7 @@ def make_relative_gradient(key: DispatchKey) -> KernelSource:
         parts.shape, parts.walk, parts.add_tile, parts.produce, parts.prepare, parts.zeros, parts.shrink, parts.grow,
     )  # fmt: skip
     BARRIERS, COUNT, SUMS_AT = shape.barrier_offset, shape.buckets, shape.sums_offset
-    collect, finish = make_collect(shape, parts.bias)
+    collect, finish = make_collect(shape, parts.bias, parts.level)
 
     def relative_gradient_sm90(q, k, v, do, rows, result, heads, heads_kv, seqlen_q, seqlen_k, scale, aux):
         shared = cuda.shared.array(0, float32)

@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from numba_fa.flash.line import Line
 from numba_fa.flash.online_softmax import LOG2_E
 from numba_fa.flash.program import BiasSlice, Program
 from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.common.scalar_scores import make_lse_and_delta
 from numba_fa.kernels.sm90.backward_consumer import WGMMA_TYPE
+from numba_fa.kernels.sm90.backward_judge import make_lift
 from numba_fa.kernels.sm90.bias_shape import EMPTY, Q_FULL, QUERIES, RING, SECOND, SLOT, BiasShape
 from numba_fa.kernels.sm90.load import make_load
 from numba_fa.ptx.elementwise import index as position
 from numba_fa.ptx.elementwise import make_chain, make_keep, make_map, make_map_both, scalars, to_int32
-from numba_fa.ptx.fragment import make_exponential, make_scale_rows
+from numba_fa.ptx.fragment import make_exponential, make_scale_and_lift, make_scale_rows
 from numba_fa.ptx.fragment_gradients import make_add_gradient
 from numba_fa.ptx.integer import opaque, quotient
 from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
@@ -108,7 +110,30 @@ def make_bias_producer(shape: BiasShape, walk: Any) -> Any:
     return produce
 
 
-def make_add_tile(shape: BiasShape, program: Program, bias: BiasSlice) -> Any:
+def make_flat(level: Line | None) -> Any:
+    """flat(index, head, first, last, start, end, aux): whether biases are known to add one number to all scores of a tile.
+
+    level: their line, if it is level.
+    """
+    if level is None:
+
+        @device
+        def never(index, head, first, last, start, end, aux):
+            return False
+
+        return never
+
+    straight = level.straight
+
+    @device
+    def flat(index, head, first, last, start, end, aux):
+        return straight(position(index), position(head), position(first), position(last), position(start), position(end),
+                        scalars(aux))  # fmt: skip
+
+    return flat
+
+
+def make_add_tile(shape: BiasShape, program: Program, bias: BiasSlice, level: Line | None) -> Any:
     """add_tile(totals, rows, base, barriers, step, index, head, first, start, sizes, scale, aux).
 
     -> totals and the gradients of the step-th tile, a warpgroup's 64 queries of it, 0 where hidden. rows: what the
@@ -125,7 +150,8 @@ def make_add_tile(shape: BiasShape, program: Program, bias: BiasSlice) -> Any:
         lambda k: k_major_step(k, shape.kv_atom),
     ))  # fmt: skip
     wait, add_gradient = make_wait(COUNT, 0), make_add_gradient(COUNT)
-    seen_whole, lse_and_delta, weigh = program.whole, make_lse_and_delta(key.block_m), _make_weigh(shape, program, bias)
+    seen_whole, lse_and_delta, flat = program.whole, make_lse_and_delta(key.block_m), make_flat(level)
+    LEVEL, weigh = level is not None, _make_weigh(shape, program, bias, level)
 
     @device
     def descriptor(address):
@@ -169,6 +195,8 @@ def make_add_tile(shape: BiasShape, program: Program, bias: BiasSlice) -> Any:
         last = int32(min(first + QUERIES, seqlen_q) - 1)
         end = int32(start + (BLOCK_N - 1))
         seen = end < seqlen_k and whole(index, head, first, last, start, end, aux)
+        if LEVEL:
+            seen = seen and flat(index, head, first, last, start, end, aux)
         column = int32(start + (lane & 3) * 2)
         weights = weigh(scores, seen, index, head, q0, column, seqlen_q, seqlen_k, lse0, lse1, scale, aux)
         q0 = opaque(q0)  # asks for what follows here, when registers are free
@@ -184,11 +212,12 @@ def make_add_tile(shape: BiasShape, program: Program, bias: BiasSlice) -> Any:
     return add_tile
 
 
-def _make_weigh(shape: BiasShape, program: Program, bias: BiasSlice) -> Any:
+def _make_weigh(shape: BiasShape, program: Program, bias: BiasSlice, level: Line | None) -> Any:
     """weigh(scores, seen, index, head, q0, column, seqlen_q, seqlen_k, lse0, lse1, scale, aux) -> weights.
 
     Of raw scores: the weights of the softmax, times the derivative of what comes after the bias by what the bias gives.
-    seen: whether nothing is hidden and no key lies past the end. column: the thread's first key.
+    seen: whether nothing is hidden and no key lies past the end; and biases lie on their level, if they have one. column:
+    the thread's first key.
     """
     COUNT, AFTER = shape.key.block_n // 2, bias.after is not None
     fast = shape.key.dtype == "bf16"
@@ -203,6 +232,22 @@ def _make_weigh(shape: BiasShape, program: Program, bias: BiasSlice) -> Any:
         if AFTER:
             return after(scores, index, head, q0, q1, column, last_key, aux)
         return scores, scores
+
+    if level is not None:
+        lift, scale_and_lift = make_lift(level), make_scale_and_lift(COUNT)
+
+        @device
+        def weigh_level(scores, seen, index, head, q0, column, seqlen_q, seqlen_k, lse0, lse1, scale, aux):
+            q1 = min(q0 + 8, seqlen_q - 1)
+            q0 = min(q0, seqlen_q - 1)
+            if seen:
+                scores = scale_and_lift(scores, scale, lift(index, head, q0, column, aux))
+            else:
+                scores = until(scale_rows(scores, scale, scale), index, head, q0, q1, column, seqlen_k - 1, aux)
+                scores = keep(scores, index, head, q0, q1, column, seqlen_k - 1, aux)
+            return exponential(scores, LOG2_E, lse0, lse1)
+
+        return weigh_level
 
     @device
     def weigh(scores, seen, index, head, q0, column, seqlen_q, seqlen_k, lse0, lse1, scale, aux):
