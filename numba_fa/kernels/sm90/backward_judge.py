@@ -93,13 +93,12 @@ def _make_judge_level(count: int, level: Line, change: Any, scale_rows: Any, kee
 
     @device
     def judge_level_t(scores, scale, masked, index, head, kv0, kv1, start, seqlen_q, seqlen_k, aux):
-        kv_in, q_in = min(kv0, seqlen_k - 1), min(start, seqlen_q - 1)
         if masked != 0:
-            scores = change(scale_rows(scores, scale, scale), index, head, kv_in, min(kv1, seqlen_k - 1), start,
-                            seqlen_q - 1, aux)  # fmt: skip
+            scores = change(scale_rows(scores, scale, scale), index, head, min(kv0, seqlen_k - 1), min(kv1, seqlen_k - 1),
+                            start, seqlen_q - 1, aux)  # fmt: skip
             scores = keep(scores, index, head, kv0, kv1, start, seqlen_q, seqlen_k, aux)
         else:
-            scores = scale_and_lift(scores, scale, lift(index, head, q_in, kv_in, aux))
+            scores = scale_and_lift(scores, scale, lift(index, head, min(start, seqlen_q - 1), kv0, aux))
         return scores, scores
 
     @device
