@@ -25,7 +25,7 @@ HEADS, HEAD_DIM, BUCKETS, MAX_DISTANCE = 16, 128, 32, 128
 @dataclass(frozen=True)
 class Case:
     """One row. parameter(batch, seqlen) -> what is learnt; ours(parameter) -> keyword arguments; peer(leaves, parameter) ->
-    torch's output, heads second.."""
+    torch's output, heads second."""
 
     name: str
     batch: int
@@ -111,8 +111,8 @@ def main() -> None:
     for case in CASES:
         times = {name: 1e3 * t for name, t in median_time(_functions(case), repeats=options.repeats).items()}
         alone, learnt, peer = times["q, k, v"], times["all"], times["peer"]
-        print(f"| {case.name} | {case.batch}, {case.seqlen} | {alone:.0f} | {learnt:.0f} | {peer:.0f} | {peer / learnt:.2f} |",
-              flush=True)  # fmt: skip
+        numbers = f"{alone:.0f} | {learnt:.0f} | {peer:.0f} | {peer / learnt:.2f}"
+        print(f"| {case.name} | {case.batch}, {case.seqlen} | {numbers} |", flush=True)
 
 
 def _functions(case: Case) -> dict[str, Callable[[], Any]]:
