@@ -31,7 +31,7 @@ class Row:
 
     bias: for calls with a bias whose name begins so; "none": without biases; None: with or without. values: for values of
     head_dims up to this. most: for calls of at most so many queries and as many keys; None for any, and then before no row
-    with a bound. origin: where it comes from.
+    with a bound. alone: for one bias only; with others beside it its kernels spill. origin: where it comes from.
     """
 
     family: str
@@ -44,12 +44,13 @@ class Row:
     bias: str | None = None
     most: int | None = None
     values: int = tiles.MOST_COLUMNS
+    alone: bool = False
 
     def speaks_for(self, family: str, dims: HeadDims, mask: str, bias: str) -> bool:
         """Whether it is for such calls, of some length."""
         fits = self.family == family and max(dims) <= self.head_dim and dims.head_dim_v <= self.values
         biased = self.bias is None or any(name.startswith(self.bias) for name in bias.split("+"))
-        return fits and biased and self.mask in (None, mask)
+        return fits and biased and self.mask in (None, mask) and not (self.alone and "+" in bias)
 
 
 H200 = Origin("2026-11-24", "NVIDIA H200", "python -m numba_fa.testing.speed")
@@ -59,6 +60,7 @@ TUNED = Origin("2026-11-27", "NVIDIA H200", "numba-fa tune --head-dims 96 192 19
 MASKED = Origin("2026-11-27", "NVIDIA H200", "numba-fa tune --head-dims 64 256 --masks document --seqlens 2048 8192")
 BIASED = Origin("2026-11-27", "NVIDIA H200", "numba-fa tune --masks causal --biases alibi softcap t5 --seqlens 2048 8192")
 DENSE = Origin("2026-11-28", "NVIDIA H200", "numba-fa tune --head-dims 64 128 --biases dense --seqlens 2048 8192")
+BUCKETS = Origin("2026-11-28", "NVIDIA H200", "numba-fa tune --head-dims 64 --biases t5 --seqlens 2048 8192")
 WINDOWED = Origin("2026-11-28", "NVIDIA H200", "numba-fa tune --head-dims 64 --masks window --seqlens 2048 8192")
 TURING = Origin(None, "any GPU from Turing on", "fits 64 KB of shared memory")
 CORES = Origin("2026-11-24", "a CPU with two cores", "python -m numba_fa.testing.cpu_speed")
@@ -66,6 +68,8 @@ CORES = Origin("2026-11-24", "a CPU with two cores", "python -m numba_fa.testing
 TABLE = (
     Row("sm90", 64, "causal", 128, 128, 4, SHORT, NO_BIAS, most=2048),
     Row("sm90", 64, None, 128, 128, 4, SHORT, NO_BIAS, most=1024),
+    Row("sm90", 64, "full", 192, 96, 4, BUCKETS, "t5", alone=True),
+    Row("sm90", 64, None, 192, 64, 4, BUCKETS, "t5", alone=True),
     Row("sm90", 64, None, 192, 48, 2, BIASED, "t5"),
     Row("sm90", 64, None, 192, 64, 4, DENSE, "dense"),
     Row("sm90", 64, "document", 128, 128, 4, MASKED),

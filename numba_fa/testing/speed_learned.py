@@ -47,7 +47,7 @@ def _with_mask(leaves: list[Any], mask: Any) -> Any:
 
     q, k, v = leaves
     with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype).expand(*q.shape[:3], k.shape[2]))
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype).contiguous().expand(*q.shape[:3], -1))
 
 
 def _with_table(leaves: list[Any], table: Any) -> Any:
