@@ -10,7 +10,7 @@ from typing import Any
 
 import numba_fa.kernels  # noqa: F401  (registers the variants)
 from numba_fa import env
-from numba_fa.adapters import torch_again, torch_calls
+from numba_fa.adapters import torch_again, torch_around, torch_calls
 from numba_fa.adapters.arrays import LIBRARIES
 from numba_fa.adapters.calls import Calls
 from numba_fa.adapters.given import (
@@ -273,6 +273,10 @@ def _anew(
 ) -> Any:
     """A call not made before, or a faulty one: what `attention` returns, or raises. how, key: of `_RECENT` and `_CALLS`."""
     if not _is_seen(q, k, v, given):
+        if torch_around.beside(q, k, v, out):
+            return torch_around.outside(
+                lambda: attention(q, k, v, **given._asdict(), scale=scale, out=out, return_lse=return_lse), out
+            )
         call, (q_at, k_at, v_at, out_at, _, *aux) = _checked_call(key, q, k, v, given, scale, out, return_lse)
         return call.run(q, out, return_lse, q_at, k_at, v_at, out_at, aux)
     made = torch_calls.recorded(_operators(), q, k, v, given, scale, out, return_lse, False)

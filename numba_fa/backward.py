@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numba_fa.kernels  # noqa: F401  (registers the variants)
 from numba_fa import env
+from numba_fa.adapters import torch_around, torch_calls
 from numba_fa.adapters.arrays import LIBRARIES
 from numba_fa.adapters.calls import Calls
 from numba_fa.adapters.given import Given, common_library, named, refuse_gradients
@@ -23,7 +24,7 @@ from numba_fa.dispatch.select import select
 from numba_fa.dispatch.variant import GradientArrays, Variant, Wanted
 from numba_fa.errors import ProblemError
 from numba_fa.problem.arrays import ArrayView, dense_strides
-from numba_fa.problem.biases import Bias
+from numba_fa.problem.biases import Bias, biases_of
 from numba_fa.problem.gradients import Saved, saved_faults, wanted_of
 from numba_fa.problem.masks import Mask
 from numba_fa.problem.problem import Problem
@@ -90,6 +91,8 @@ def attention_backward(
     except Exception:  # a call not made before, or a fault, which is told below
         key = None
     if call is None:
+        if torch_around.around(*arrays):
+            return _in_a_transform(arrays, given, scale, wanted, deterministic)
         call, inputs, aux = _checked_call(key, arrays, given, scale, wanted, deterministic)
     return call.run(q, inputs, aux)
 
@@ -151,6 +154,8 @@ def _remembered(
         if all(inputs) and reduce(or_, inputs) & 15 == recent.ending:
             return None, recent, inputs if len(arrays) == 7 else [*inputs, 0], aux
     library = LIBRARIES[type(arrays[0])]
+    if torch_around.beside(*arrays):
+        raise ValueError("new arrays would be a transform's")
     if any(LIBRARIES[type(array)] is not library for array in arrays):
         raise ValueError("arrays of several libraries")
     seen = [library.glance(array) for array in arrays]
@@ -165,6 +170,30 @@ def _remembered(
     return key, call, inputs if len(arrays) == 7 else [*inputs, 0], aux
 
 
+def _in_a_transform(arrays: tuple[Any, ...], given: Given, scale: Any, wanted: Any, deterministic: bool) -> Gradients:
+    """What `attention_backward` returns or raises inside of a transform of torch.func; arrays: as of `_remembered`."""
+    q, k, v, out, dout, lse, *dlse = arrays
+    if torch_around.beside(*arrays, *[array for _, array in given.arrays]):
+        return torch_around.outside(lambda: attention_backward(
+            dout, q, k, v, out, lse, **given._asdict(), scale=scale, dlse=dlse[0] if dlse else None, wanted=wanted,
+            deterministic=deterministic,
+        ))  # fmt: skip
+    named = _named(arrays)
+    common_library(given, **named)
+    refuse_gradients(given, **named)
+    found = torch_calls.transformed_gradients(attention_backward, arrays, given, scale, wanted, deterministic)
+    dbias = tuple(found.get(f"bias{i}") for i, _ in enumerate(biases_of(given.bias) or ()))
+    return Gradients(found.get("q"), found.get("k"), found.get("v"), dbias, found.get("sink"))
+
+
+def _named(arrays: tuple[Any, ...]) -> dict[str, Any]:
+    """q, k, v, out, dout, lse and, if there is one, dlse by name; ProblemError where there is no lse."""
+    named = dict(zip(_INPUTS, arrays, strict=False))
+    if named["lse"] is None:
+        raise ProblemError(["lse is None; call attention(..., return_lse=True) and pass what it returns"])
+    return named
+
+
 def _checked_call(
     key: Any, arrays: tuple[Any, ...], given: Given, scale: float | None, wanted: Any, deterministic: bool
 ) -> tuple[_Call, Sequence[int], Sequence[int]]:
@@ -172,9 +201,7 @@ def _checked_call(
 
     arrays: as of `_remembered`. Raises all that `attention_backward` does.
     """
-    named = dict(zip(_INPUTS, arrays, strict=False))
-    if named["lse"] is None:
-        raise ProblemError(["lse is None; call attention(..., return_lse=True) and pass what it returns"])
+    named = _named(arrays)
     library = common_library(given, **named)
     refuse_gradients(given, **named)
     views = _views_of(library, **named)

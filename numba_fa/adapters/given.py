@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from numba_fa.adapters.arrays import LIBRARIES, library_of
-from numba_fa.adapters.library import Library
+from numba_fa.adapters.library import Library, listed
 from numba_fa.adapters.torch import no_forward_mode
 from numba_fa.errors import ProblemError, UnsupportedError
 from numba_fa.problem.arrays import ArrayView
@@ -95,14 +95,14 @@ def refuse_gradients(given: Given, **arrays: Any) -> None:
     refuse_tangents(given, **arrays)
     wanting = [name for name, array in _present(given, arrays) if library_of(array).wants_grad(array)]
     if wanting:
-        raise records_nothing(" and ".join(wanting))
+        raise records_nothing(*wanting)
 
 
 def refuse_tangents(given: Given, **arrays: Any) -> None:
     """UnsupportedError when forward-mode differentiation follows any array, each of a known library."""
     followed = [name for name, array in _present(given, arrays) if library_of(array).has_tangent(array)]
     if followed:
-        raise no_forward_mode(" and ".join(followed))
+        raise no_forward_mode(*followed)
 
 
 def _present(given: Given, arrays: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -160,9 +160,10 @@ def glance_at(array: Any) -> tuple[int, Any]:
     return LIBRARIES[type(array)].glance(array)
 
 
-def records_nothing(what: str) -> UnsupportedError:
-    """The error of a gradient that would be lost."""
+def records_nothing(*names: str) -> UnsupportedError:
+    """The error of gradients that would be lost, of the arrays of these names."""
+    wants = f"{listed(names)} {'requires' if len(names) == 1 else 'require'} grad"
     return UnsupportedError(
-        f"{what} requires grad, and this records no gradient; attention(q, k, v, ...) without out does, or call under "
+        f"{wants}, and this records no gradient; attention(q, k, v, ...) without out does, or call under "
         "torch.no_grad() or detach() the arrays"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,12 @@ def _nothing(array: Any) -> None:
 def same(array: Any) -> Any:
     """The array itself."""
     return array
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names as a sentence has them: q, k and v."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from numba_fa.adapters.library import Library
+from numba_fa.adapters.library import Library, listed
+from numba_fa.adapters.torch_around import transform, transforming, without
 from numba_fa.errors import ProblemError, UnsupportedError
 from numba_fa.problem.arrays import ArrayView, dense_strides
 
@@ -22,12 +23,27 @@ def _increment_version(torch: Any) -> Callable[[tuple[Any, ...]], None]:
     """torch's function that counts a write into tensors, without the Python around it where that can be left out."""
     public = torch.autograd.graph.increment_version
     try:
-        direct, probe = torch._C._increment_version, torch.empty(1)
+        with without():
+            direct, probe = torch._C._increment_version, torch.empty(1)
         before = probe._version
         direct((probe,))
         return direct if probe._version == before + 1 else public
     except Exception:  # another version of torch
         return public
+
+
+def _tells(torch: Any, check: Callable[..., bool], other: Any) -> bool:
+    """Whether a check of torch.zeros(2, 4) passes the other such tensor, and none that is unlike it."""
+    others = (
+        torch.zeros(4, 2), torch.zeros(4, 2).t(), torch.zeros(2, 4, dtype=torch.float16), other.to("meta"),
+        torch._neg_view(other), torch.zeros(2, 4, requires_grad=True), other.to_sparse(), torch.nn.Parameter(other),
+    )  # fmt: skip
+    with torch.enable_grad():
+        told = check(other) and not any(check(tensor) for tensor in others)
+    with torch.autocast("cpu"):
+        told = told and not check(other)
+    with torch.inference_mode():
+        return told and not check(torch.zeros(2, 4))
 
 
 def _guards(torch: Any) -> Callable[..., Callable[..., bool] | None] | None:
@@ -37,18 +53,12 @@ def _guards(torch: Any) -> Callable[..., Callable[..., bool] | None] | None:
     """
     try:
         from_tensors = torch._C._dynamo.guards.TensorGuards
-        plain, other = torch.zeros(2, 4), torch.zeros(2, 4)
-        check = from_tensors(plain, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
-        others = (
-            torch.zeros(4, 2), torch.zeros(4, 2).t(), torch.zeros(2, 4, dtype=torch.float16), other.to("meta"),
-            torch._neg_view(other), torch.zeros(2, 4).requires_grad_(), other.to_sparse(), torch.nn.Parameter(other),
-        )  # fmt: skip
-        with torch.enable_grad():
-            told = check(other) and not any(check(tensor) for tensor in others)
-        with torch.autocast("cpu"):
+        with without():
+            plain, other = torch.zeros(2, 4), torch.zeros(2, 4)
+            check = from_tensors(plain, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+            told = _tells(torch, check, other)
+        with transform():
             told = told and not check(other)
-        with torch.inference_mode():
-            told = told and not check(torch.zeros(2, 4))
     except Exception:  # another version of torch
         return None
 
@@ -124,10 +134,11 @@ def has_tangent(array: Any) -> bool:
     return False
 
 
-def no_forward_mode(what: str) -> UnsupportedError:
-    """The error of a tangent that would be lost."""
+def no_forward_mode(*names: str) -> UnsupportedError:
+    """The error of tangents that would be lost, of the arrays of these names."""
+    followed = f"{listed(names)} {'has a tangent' if len(names) == 1 else 'have tangents'}"
     return UnsupportedError(
-        f"{what} has a tangent, and attention has no forward-mode derivatives (torch.autograd.forward_ad, torch.func.jvp, "
+        f"{followed}, and attention has no forward-mode derivatives (torch.autograd.forward_ad, torch.func.jvp, "
         "jacfwd, linearize); take reverse mode, which is torch.func.vjp, grad or jacrev, or backward() of tensors that "
         "require grad; or detach() what is to be a constant",
         nearest="torch.nn.functional.scaled_dot_product_attention with the backend SDPBackend.MATH",
@@ -181,7 +192,12 @@ def library() -> Library:
         elif where != "cpu":
             raise ProblemError([f"a tensor on device {device}; allowed: cpu, cuda"])
         shape, strides = tuple(array.shape), array.stride()
-        return ArrayView(array.data_ptr(), shape, strides, names[array.dtype], array.element_size(), where)
+        try:
+            at = array.data_ptr()
+        except RuntimeError:
+            raise ProblemError(["a tensor without memory of its own, as those of torch.func's transforms and of classes "
+                                "that stand for others; memory is wanted here (attention without out takes such)"]) from None
+        return ArrayView(at, shape, strides, names[array.dtype], array.element_size(), where)
 
     def glance(array: Any) -> tuple[int, Hashable]:
         if levels._current_level >= 0 and has_tangent(array):
@@ -199,7 +215,7 @@ def library() -> Library:
             or q.is_neg() or k.is_neg() or v.is_neg()
             or k.dtype is not dtype or v.dtype is not dtype or k.device != device or v.device != device
             or ((q.requires_grad or k.requires_grad or v.requires_grad) and is_grad_enabled())
-            or (autocasts() and casts(q)) or watched()
+            or (autocasts() and casts(q)) or watched() or transforming()
             or (levels._current_level >= 0 and any(map(has_tangent, (q, k, v))))
         ):  # fmt: skip
             raise _Unusual
@@ -232,7 +248,8 @@ def library() -> Library:
         return stream if raw_stream is None else lambda array: raw_stream(index)
 
     def empty(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
-        return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+        with without():
+            return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
 
     def maker(like: Any, shape: tuple[int, ...], dtype: str) -> Callable[[Any], Any]:
         kind, device, new = getattr(torch, dtype), like.device, torch.empty

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
 from numba_fa.adapters.arrays import library_of
 from numba_fa.adapters.given import Given, named, refuse_tangents
+from numba_fa.adapters.library import listed
 from numba_fa.adapters.torch import casts, in_forward_mode, no_forward_mode, watched
-from numba_fa.adapters.torch_ops import Operators, alone
+from numba_fa.adapters.torch_ops import Operators, alone, transformed_backward
 from numba_fa.errors import ProblemError, UnsupportedError
 from numba_fa.problem.biases import biases_of
 from numba_fa.problem.flat import flat, parameters
+from numba_fa.problem.gradients import wanted_of
 from numba_fa.problem.masks import mask_named
 from numba_fa.problem.problem import choice_faults, scale_faults
 
@@ -49,6 +52,29 @@ def recorded(
     if out is not None:
         made = _into(out, made)
     return (made, lse) if return_lse else made
+
+
+def transformed_gradients(
+    backward: Callable[..., Any], arrays: Sequence[Any], given: Given, scale: Any, wanted: Any, deterministic: bool
+) -> dict[str, Any]:
+    """The wanted gradients by name, of tensors that torch.func transforms; ProblemError with every fault of the rest.
+
+    backward: `attention_backward`. arrays: q, k, v, out, dout, lse and, if there is one, dlse.
+    """
+    chosen, biases = mask_named(given.mask), biases_of(given.bias)
+    faults = choice_faults(given.mask, chosen, given.bias, biases) + scale_faults(scale)
+    asked, unknown = wanted_of(wanted, biases or (), given.sink_logits is not None)
+    if faults or unknown or chosen is None or biases is None:
+        raise ProblemError(faults + unknown)
+    program, ints, floats, arrays_of_it = flat(chosen, biases)
+    *arrays_of_it, sink = _tensors(chosen, biases, arrays_of_it, given.sink_logits)
+    q, k, v, out, dout, lse, *dlse = arrays
+    names = sorted(asked)
+    made = transformed_backward(backward)(
+        dout, dlse[0] if dlse else None, q, k, v, out, lse, arrays_of_it, sink, program, ints, floats,
+        None if scale is None else float(scale), ",".join(names), deterministic,
+    )  # fmt: skip
+    return dict(zip(names, made))
 
 
 def traced(
@@ -130,7 +156,8 @@ def _refuse_lost_gradients(program: str, arrays: list[Any], given: Given) -> Non
     wanting = [array for array in arrays if array.requires_grad and not any(array is one for one in known)]
     lost = [label for label, array in given.arrays if any(array is one for one in wanting)]
     if lost:
+        one = len(lost) == 1
         raise UnsupportedError(
-            f"{' and '.join(lost)} requires grad, and attention has no gradient of it; biases with parameters that have "
-            "gradients are ALiBi, DenseBias and T5Bias"
+            f"{listed(lost)} {'requires' if one else 'require'} grad, and attention has no gradient of "
+            f"{'it' if one else 'them'}; biases with parameters that have gradients are ALiBi, DenseBias and T5Bias"
         )

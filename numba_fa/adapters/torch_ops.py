@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 from numba_fa.adapters import torch as tensors
 from numba_fa.adapters.given import Given, refuse_tangents
 from numba_fa.adapters.torch_func import forward_of, gradients_of, recorded_of
-from numba_fa.adapters.torch_vmap import forward_vmap, gradients_vmap
+from numba_fa.adapters.torch_vmap import forward_vmap, gradients_batched, gradients_vmap
 from numba_fa.errors import UnsupportedError
 from numba_fa.problem.flat import parameters, together
 
@@ -58,6 +59,8 @@ def operators(forward: Callable[..., Any], backward: Callable[..., Any]) -> Oper
             library.impl(name, run, device.upper())
     for device in DEVICES:
         library.impl("attention", _autocast(torch, device, attention), f"Autocast{device.upper()}")
+    with suppress(RuntimeError):  # a version of torch that has no such key
+        library.impl("attention_backward", gradients_batched(torch, attention_backward), "Batched")
     facts = {
         "attention": (
             _empty_results(torch), _backward_of(torch, attention_backward), _save, forward_vmap(torch, attention)
@@ -87,6 +90,14 @@ def operators(forward: Callable[..., Any], backward: Callable[..., Any]) -> Oper
     kinds = (torch.Tensor, torch.nn.Parameter)
     recorded = recorded_of(torch, _save, _backward_of(torch, at_once))
     return Operators(attention, attention_backward, transformed, recorded, run_forward)
+
+
+@cache
+def transformed_backward(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """`attention_backward` with its operator's arguments, for tensors that torch.func transforms. backward: as of
+    `operators`."""
+    torch = sys.modules["torch"]
+    return gradients_of(torch, _backward(torch, backward), _refuse_twice)
 
 
 def alone(torch: Any, arrays: Sequence[Any]) -> bool:

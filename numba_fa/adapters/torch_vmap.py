@@ -1,10 +1,11 @@
-"""torch.func.vmap of the operators: as one call with a larger batch where mask and biases do not tell batch entries
-apart, as a call for each entry where they may.
+"""vmap of the operators, torch.func's and torch.autograd's: as one call with a larger batch where mask and biases do not
+tell batch entries apart, as a call for each entry where they may.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 Rule = Callable[..., tuple[Any, Any]]
@@ -34,6 +35,37 @@ def gradients_vmap(torch: Any, operator: Any) -> Rule:
         return [x.unflatten(0, (info.batch_size, -1)) for x in made], [0] * len(made)
 
     return rule
+
+
+def gradients_batched(torch: Any, operator: Any) -> Callable[..., list[Any]]:
+    """The operator's code for gradients that torch.autograd maps itself (is_grads_batched, jacobian(vectorize=True)): by
+    tensors of an older vmap, which knows no rules."""
+    rule = gradients_vmap(torch, operator)
+
+    def run(*inputs: Any) -> list[Any]:
+        core = torch._C
+        batched = core._dispatch_key_parse("Batched")  # which has no name in Python
+        level = core._vmapmode_increment_nesting() - 1
+        core._vmapmode_decrement_nesting()
+
+        def dim_of(value: Any) -> Any:
+            if isinstance(value, (list, tuple)):
+                return [*map(dim_of, value)]
+            is_tensor = isinstance(value, torch.Tensor)
+            return 0 if is_tensor and core._dispatch_keys(value).has(batched) else None
+
+        def plain(value: Any, dim: Any) -> Any:
+            if isinstance(dim, list):
+                return [*map(plain, value, dim)]
+            return value if dim is None else torch._remove_batch_dim(value, level, 1, 0)  # 1: of tensors that are not mapped
+
+        dims = [*map(dim_of, inputs)]
+        values = [*map(plain, inputs, dims)]
+        size = next(value.shape[0] for value, dim in zip(values, dims) if dim == 0)
+        made, _ = rule(SimpleNamespace(batch_size=size), dims, *values)
+        return [torch._add_batch_dim(gradient, 0, level) for gradient in made]
+
+    return run
 
 
 def _batchless(arrays: Sequence[Any], sink_dim: Any, program: str) -> bool:

@@ -44,6 +44,17 @@ def attend(q, k, v, array, slopes, sink, aux, **options):
     return numba_fa.attention(q, k, v, bias=biases, sink_logits=sink, **options)
 
 
+def test_the_error_names_all_that_have_one():
+    q, k, v = qkv(False)
+    with forward_ad.dual_level():
+        for arrays, told in (
+            ((q, dual(k), v), "k has a tangent, and"), ((dual(q), dual(k), v), "q and k have tangents, and"),
+            ((dual(q), dual(k), dual(v)), "q, k and v have tangents, and"),
+        ):  # fmt: skip
+            with pytest.raises(UnsupportedError, match=f"^{told}"):
+                numba_fa.attention(*arrays)
+
+
 def dual(x):
     return forward_ad.make_dual(x, torch.ones_like(x))
 

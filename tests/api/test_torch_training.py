@@ -331,7 +331,7 @@ def test_calls_that_cannot_be_recorded_are_refused():
     plain_q = q.detach()
     with pytest.raises(UnsupportedError, match="out is given"):
         numba_fa.attention(q, k, v, out=torch.empty(SHAPES[0]))
-    with pytest.raises(UnsupportedError, match="q and k and v requires grad, and this records no gradient"):
+    with pytest.raises(UnsupportedError, match="q, k and v require grad, and this records no gradient"):
         numba_fa.plan(q, k, v)
     with torch.no_grad():
         plan = numba_fa.plan(q, k, v)
@@ -341,6 +341,9 @@ def test_calls_that_cannot_be_recorded_are_refused():
     lost = numba_fa.ScoreMod(lambda s, b, h, i, j, marks: s + marks[j], marks)
     with pytest.raises(UnsupportedError, match="score_mod's aux 0 requires grad, and attention has no gradient of it"):
         numba_fa.attention(plain_q, k, v, bias=[numba_fa.ALiBi(torch.rand(4, requires_grad=True)), lost])
+    both = numba_fa.ScoreMod(lambda s, b, h, i, j, x, y: s + x[j] + y[j], marks, marks.detach().clone().requires_grad_())
+    with pytest.raises(UnsupportedError, match="aux 0 and (.*)aux 1 require grad, and attention has no gradient of them"):
+        numba_fa.attention(plain_q, k, v, bias=both)
     assert numba_fa.explain(q, k, v).family == "cpu"
 
 
