@@ -70,7 +70,7 @@ TABLE = (
     Row("sm90", 64, None, 128, 128, 4, SHORT, NO_BIAS, most=1024),
     Row("sm90", 64, "full", 192, 96, 4, BUCKETS, "t5", alone=True),
     Row("sm90", 64, None, 192, 64, 4, BUCKETS, "t5", alone=True),
-    Row("sm90", 64, None, 192, 48, 2, BIASED, "t5"),
+    Row("sm90", 64, None, 128, 64, 4, BUCKETS, "t5"),
     Row("sm90", 64, None, 192, 64, 4, DENSE, "dense"),
     Row("sm90", 64, "document", 128, 128, 4, MASKED),
     Row("sm90", 64, "window", 128, 128, 4, WINDOWED),
