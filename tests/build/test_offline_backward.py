@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+import numba_fa.kernels  # noqa: F401  (registers the variants)
 from numba_fa.build.compiler import compile_kernel
 from numba_fa.build.inspect import find_disassembler, sass
+from numba_fa.dispatch.registry import variant_of
 from numba_fa.kernels.sm90.backward_variant import BACKWARD, FINISH, PREPROCESS, main_key
 from numba_fa.tile.layout import SHARED_LIMIT
 
@@ -64,3 +66,16 @@ def test_machine_code_holds_tensor_core_and_bulk_instructions():
         assert instruction in code, instruction
     for wasted in (" LDL", " STL", " CALL"):
         assert wasted not in code, wasted
+
+
+@pytest.mark.parametrize("head_dims", [(64, 0), (128, 0), (192, 128), (256, 0)], ids=str)
+@pytest.mark.parametrize(("mask", "bias", "n"), [
+    ("causal", "alibi", 0), ("full", "t5_32_128_b", 0), ("causal", "dense_bf16", 0), ("full", "dense_fp32+softcap", 0),
+    ("all2+causal+padding", "alibi+t5_32_128_b+dense_fp32+softcap", 1),
+])  # fmt: skip
+def test_kernels_of_parameters(head_dims, mask, bias, n):
+    key = main_key("bf16", head_dims[0], mask, bias, head_dims[1])
+    made = [stage for stage in BACKWARD.stages(key, frozenset({f"bias{n}"})) if stage.op.endswith(str(n))]
+    assert made[0].family == "sm90"
+    for stage in made:
+        assert_lean(compile_kernel(stage, variant_of(stage).factory(), "sm_90a"))

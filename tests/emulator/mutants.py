@@ -15,21 +15,25 @@ SYNCHRONISES = (
 )  # fmt: skip
 
 
-def sites():
+def sites(modules=MODULES, words=SYNCHRONISES):
     """(module's name, line, what stands there) of every call that synchronises."""
     found = []
-    for name, module in MODULES.items():
+    for name, module in modules.items():
         for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
             called = node.func if isinstance(node, ast.Call) else None
             word = getattr(called, "attr", getattr(called, "id", None))
-            if word in SYNCHRONISES:
+            if word in words:
                 found.append((name, node.lineno, word))
     return sorted(found)
 
 
 def make_mutant(name, line, word):
-    """make_forward whose `word` at this line of this module does nothing: waits of products pass theirs on."""
-    module = MODULES[name]
+    """make_forward whose `word` at this line of this module does nothing."""
+    return _rebuilt(name, changed_factories(MODULES[name], line, word))
+
+
+def changed_factories(module, line, word):
+    """A module's factories by name, whose `word` at this line does nothing: waits of products pass theirs on."""
 
     class Remove(ast.NodeTransformer):
         def visit_Call(self, node):
@@ -37,14 +41,14 @@ def make_mutant(name, line, word):
             called = getattr(node.func, "attr", getattr(node.func, "id", None))
             if (node.lineno, called) != (line, word):
                 return node
-            return node.args[0] if word.startswith("wait_") else ast.copy_location(ast.Constant(None), node)
+            return node.args[0] if word.startswith("wait") else ast.copy_location(ast.Constant(None), node)
 
     tree = ast.fix_missing_locations(Remove().visit(ast.parse(Path(module.__file__).read_text())))
-    spec = importlib.util.spec_from_loader(f"mutant_{name}", None)
+    spec = importlib.util.spec_from_loader(f"mutant_{module.__name__}", None)
     mutant = importlib.util.module_from_spec(spec)
     exec(compile(tree, module.__file__, "exec"), mutant.__dict__)
-    changed = {factory: getattr(mutant, factory) for factory in vars(mutant) if factory.startswith("make_")}
-    return _rebuilt(name, changed)
+    own = {name: value for name, value in vars(mutant).items() if getattr(value, "__module__", "") == mutant.__name__}
+    return {name: value for name, value in own.items() if name.startswith("make_")}
 
 
 def _rebuilt(name, changed):

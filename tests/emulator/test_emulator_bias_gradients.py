@@ -6,11 +6,13 @@ import pytest
 import numba_fa
 import reference
 from numba_fa.dispatch.device import Device
+from numba_fa.emulator import EmulationError
+from numba_fa.kernels.sm90 import bias_collect, bias_gradients, bias_tile
 from numba_fa.kernels.sm90.backward_variant import BACKWARD, main_key, stages
 from numba_fa.testing.inputs import LAYOUTS
 from numba_fa.testing.programs import PROGRAMS, Asked, Sizes, lengths, random, slopes
 from tests.declared import truth_of
-from tests.emulator import backward_calls
+from tests.emulator import backward_calls, mutants
 from tests.emulator.backward_calls import check, make_call, run
 from tests.emulator.test_emulator_simt_backward import bits
 
@@ -153,3 +155,28 @@ def test_keys():
         ("bwd_sink", "common"),
     ]  # fmt: skip
     assert keys[1].block_m == keys[0].block_m
+
+
+MODULES = {module.__name__.rpartition(".")[2]: module for module in (bias_tile, bias_collect, bias_gradients)}
+SITES = mutants.sites(MODULES, (*mutants.SYNCHRONISES, "wait", "bar_warp_sync"))
+# That a tile has been read before the next is put there: a warpgroup meets at its products too, which orders that here.
+SITES.remove(next(site for site in SITES if site[0] == "bias_collect" and site[2] == "bar_sync"))
+
+
+def test_sites_are_found():
+    assert len(SITES) >= 16 and {name for name, _, _ in SITES} == set(MODULES)
+
+
+@pytest.mark.parametrize("site", SITES, ids=lambda site: "-".join(map(str, site)))
+def test_a_line_left_out_is_found(site, monkeypatch):
+    """Every line that orders threads, copies or products; blocks make several tiles of a dense bias, each of several."""
+    monkeypatch.setattr(backward_calls, "HOPPER", Device("emulated", 0, "sm_90a", 1))
+    for name, factory in mutants.changed_factories(MODULES[site[0]], *site[1:]).items():
+        for module in MODULES.values():
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, factory)
+    t5 = lambda sizes: Asked("full", (numba_fa.T5Bias(random(8, 1), 20),))  # noqa: E731
+    dense = lambda sizes: Asked("full", (numba_fa.DenseBias(random(2, 1, 1, 200)),))  # noqa: E731
+    with pytest.raises(EmulationError):
+        for seed, (program, head_dim) in enumerate([(t5, 64), (dense, 64), (dense, 136), (PROGRAMS["alibi"], 64)]):
+            run(make(program, Sizes(2, 200, 200, 1), head_dim=head_dim), {"bias0"}, seed=seed + site[1] % 3)

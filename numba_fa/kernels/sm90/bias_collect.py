@@ -151,8 +151,7 @@ def _make_collect_many(shape: BiasShape, bias: BiasSlice, level: Line | None) ->
         factor, place = effect(index, head, first + top + max(-apart, int32(0)), start + max(apart, int32(0)), aux)
         found = ZERO if found == ZERO else found * factor
         places, sums = (room + PLACES_AT) // 4 + (thread & ~31), (room + SUMS_AT) // 4 + (thread >> 5) * COUNT
-        bar_warp_sync(-1)
-        shared[places + lane] = place
+        shared[places + lane] = place  # those before have been read: what was added up depends on them
         bar_warp_sync(-1)
         left = int32(found != ZERO)
         leader = first_lane(left)
