@@ -60,7 +60,7 @@ def _with_table(leaves: list[Any], table: Any) -> Any:
     far = torch.log(ahead.abs().clamp(min=1).double() / exact) / torch.log(torch.tensor(MAX_DISTANCE / exact).double())
     far = (exact + (far * (side - exact) + 1e-9).long()).clamp(max=side - 1)
     bucket = torch.where(ahead.abs() < exact, ahead.abs(), far) + side * (ahead > 0)
-    return _with_mask(leaves, table[bucket].permute(2, 0, 1)[None])
+    return _with_mask(leaves, torch.nn.functional.embedding(bucket, table).permute(2, 0, 1)[None])
 
 
 def _with_slopes(leaves: list[Any], slope: Any) -> Any:
@@ -99,6 +99,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--cases", type=int, nargs="+", help="numbers of rows, from 0; all by default")
     options = parser.parse_args()
     import torch
     import torch._functorch.config
@@ -108,7 +109,7 @@ def main() -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "numba-cuda", "cuda-core"))
     print(f"{torch.cuda.get_device_name()}, {versions}, bfloat16, {HEADS} heads of {HEAD_DIM}, microseconds", flush=True)
     print("| what is learnt | batch, seqlen | q, k, v | and the bias | torch | over it |\n|---|---|---|---|---|---|")
-    for case in CASES:
+    for case in [CASES[i] for i in options.cases] if options.cases else CASES:
         times = {name: 1e3 * t for name, t in median_time(_functions(case), repeats=options.repeats).items()}
         alone, learnt, peer = times["q, k, v"], times["all"], times["peer"]
         numbers = f"{alone:.0f} | {learnt:.0f} | {peer:.0f} | {peer / learnt:.2f}"
