@@ -181,49 +181,6 @@ def test_autocast_leaves_biases_alone():
     assert out.dtype == torch.bfloat16 and slopes.grad.dtype == torch.float32
 
 
-def test_torch_func_grad():
-    q, k, v = qkv(grad=False)
-    w = torch.randn(SHAPES[0])
-    found = torch.func.grad(lambda *x: (numba_fa.attention(*x, mask="causal") * w).sum(), argnums=(0, 1, 2))(q, k, v)
-    truth = torch.func.grad(lambda *x: (plain(*x, causal=True)[0] * w).sum(), argnums=(0, 1, 2))(q, k, v)
-    for one, other in zip(found, truth):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5)
-
-
-@pytest.mark.parametrize("options", [
-    lambda lengths, slopes: {"mask": "causal"},
-    lambda lengths, slopes: {"mask": numba_fa.KeyPadding(lengths), "bias": numba_fa.ALiBi(slopes), "return_lse": True},
-], ids=["folded", "one by one"])  # fmt: skip
-def test_torch_func_vmap(options):
-    q, k, v = qkv(grad=False)
-    several = torch.stack([q, q * 2, q - 1], 1)
-    lengths, slopes = torch.tensor([23, 9], dtype=torch.int32), torch.rand(4)
-
-    def loss(q, k, v):
-        result = numba_fa.attention(q, k, v, **options(lengths, slopes))
-        return result.square().sum() if isinstance(result, torch.Tensor) else sum(x.square().sum() for x in result)
-
-    def everything(q, k, v):
-        return torch.func.grad_and_value(loss, argnums=(0, 1, 2))(q, k, v)
-
-    at_once = torch.func.vmap(everything, in_dims=(1, None, None))(several, k, v)
-    one_by_one = [everything(several[:, i], k, v) for i in range(3)]
-    for index in range(3):
-        torch.testing.assert_close(at_once[0][index], torch.stack([one[0][index] for one in one_by_one]))
-    torch.testing.assert_close(at_once[1], torch.stack([one[1] for one in one_by_one]))
-
-
-def test_torch_func_vmap_of_arrays_and_sinks():
-    q, k, v = qkv(grad=False)
-    lengths, sink = torch.tensor([[23, 9], [1, 0], [5, 5]], dtype=torch.int32), torch.rand(3, 4)
-
-    def loss(lengths, sink):
-        return numba_fa.attention(q, k, v, mask=numba_fa.KeyPadding(lengths), sink_logits=sink).square().sum()
-
-    at_once = torch.func.vmap(torch.func.grad(loss, argnums=1))(lengths, sink)
-    torch.testing.assert_close(at_once, torch.stack([torch.func.grad(loss, argnums=1)(*x) for x in zip(lengths, sink)]))
-
-
 def test_second_derivatives_are_refused():
     q, k, v = qkv()
     (dq,) = torch.autograd.grad(numba_fa.attention(q, k, v).square().sum(), q, create_graph=True)
@@ -296,13 +253,6 @@ def test_a_backward_runs_once_unless_the_graph_is_kept(wanting):
     assert all(torch.equal(x.grad, 2 * once) for x, once in zip(learnt, first))
     with pytest.raises(RuntimeError, match="second time"):
         loss.backward()
-
-
-def test_a_graph_of_torch_func_may_be_gone_back_twice():
-    q, k, v = qkv(grad=False)
-    sink = torch.rand(4)
-    out, back = torch.func.vjp(lambda q, sink: numba_fa.attention(q, k, v, sink_logits=sink), q, sink)
-    assert all(map(torch.equal, back(weights(out)), back(weights(out))))
 
 
 def test_nothing_is_kept_alive():
