@@ -17,14 +17,6 @@ def test_the_table_is_printed(monkeypatch, capsys):
     assert late == 0 or torch.cuda.is_available()
 
 
-def test_limits_go_with_the_host():
-    """Twice as slow a host may take twice as long."""
-    assert host_cost.limit_of("attention", 15.7) == pytest.approx(12)
-    assert host_cost.limit_of("Plan.run", 31.4) == pytest.approx(12)
-    words = host_cost._limit_words("Plan.run", {"torch SDPA": 31.4})
-    assert words.endswith("where SDPA takes 15.7, here 12.0") and "6.0" in words
-
-
 def test_the_pretended_gpu_is_gone_afterwards():
     import numba_fa
 
