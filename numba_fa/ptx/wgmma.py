@@ -13,6 +13,7 @@ from llvmlite import ir
 
 from numba_fa.ptx.core import F32, assembly, cast, floats, make, pack, tied_assembly, unpack
 
+OPERAND = {"fp16": "f16", "bf16": "bf16"}  # a dtype's name in the instruction
 # An opening that makes `one` a true predicate: "accumulate". Its negation starts a product from zero.
 _OPEN = "{\n.reg .pred one;\n.reg .b64 da, db;\nsetp.eq.b32 one, 0, 0;\nwgmma.fence.sync.aligned;"
 _CLOSE = "wgmma.commit_group.sync.aligned;\n}"

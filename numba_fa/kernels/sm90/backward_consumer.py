@@ -41,10 +41,8 @@ from numba_fa.ptx.memory import ld_shared_u32, st_shared_u32
 from numba_fa.ptx.tma import fence_proxy_async
 from numba_fa.ptx.vector import make_add_quads
 from numba_fa.ptx.warp import bar_warp_sync
-from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_gemm_tt, make_wait
+from numba_fa.ptx.wgmma import OPERAND, make_gemm_rs, make_gemm_ss, make_gemm_tt, make_wait
 from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
-
-WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
 
 
 def make_backward_consumer(shape: BackwardShape, program: Program, level: Line | None) -> Any:
@@ -70,7 +68,7 @@ def make_backward_consumer(shape: BackwardShape, program: Program, level: Line |
     DS_HALF, K_HALF = (DS_ATOM, 0) if shape.by_rows else (0, shape.second_columns)
     K_MAJOR, Q_COLUMNS = np.int64(k_major_descriptor()), np.int64(mn_major_descriptor(Q_ATOM))
     DS_QUERIES, K_COLUMNS = np.int64(mn_major_descriptor(DS_ATOM)), np.int64(mn_major_descriptor(KV_ATOM))
-    operand = WGMMA_TYPE[key.dtype]
+    operand = OPERAND[key.dtype]
     gemm_scores, gemm_products = shape.of_both(lambda dim: make_gemm_ss(
         BLOCK_M, dim // 16, operand, lambda k: k_major_step(k, KV_ATOM), lambda k: k_major_step(k, Q_ATOM)
     ))  # fmt: skip

@@ -7,8 +7,8 @@ from numba_fa.flash.line import Line, make_line
 from numba_fa.flash.online_softmax import LOG2_E, ONE
 from numba_fa.flash.program import Program
 from numba_fa.jit import device, int32
-from numba_fa.ptx.elementwise import index as position
-from numba_fa.ptx.elementwise import make_chain, make_keep, make_map, make_map_both, real, scalars, to_float32
+from numba_fa.kernels.sm90.questions import make_value
+from numba_fa.ptx.elementwise import make_chain, make_keep, make_map, make_map_both
 from numba_fa.ptx.fragment import make_scale_and_lift, make_scale_rows
 from numba_fa.ptx.fragment_columns import make_keep_from
 
@@ -76,20 +76,9 @@ def make_judge_t(count: int, program: Program, level: Line | None, mask: str, *,
     return judge_biased_t, chain_biased_t
 
 
-def make_lift(level: Line) -> Any:
-    """lift(index, head, q_idx, kv_idx, aux) -> what biases add to every score of a tile on which they have a level."""
-    base = level.base
-
-    @device
-    def lift(index, head, q_idx, kv_idx, aux):
-        return to_float32(base(position(index), position(head), position(q_idx), position(kv_idx), real(ONE), scalars(aux)))
-
-    return lift
-
-
 def _make_judge_level(count: int, level: Line, change: Any, scale_rows: Any, keep: Any) -> tuple[Any, Any]:
     """A judge of biases that have a level: what a line adds does not depend on the score, whose slope is 1."""
-    lift, scale_and_lift = make_lift(level), make_scale_and_lift(count)
+    lift, scale_and_lift = make_value(level.base), make_scale_and_lift(count)
 
     @device
     def judge_level_t(scores, scale, masked, index, head, kv0, kv1, start, seqlen_q, seqlen_k, aux):
@@ -98,7 +87,7 @@ def _make_judge_level(count: int, level: Line, change: Any, scale_rows: Any, kee
                             start, seqlen_q - 1, aux)  # fmt: skip
             scores = keep(scores, index, head, kv0, kv1, start, seqlen_q, seqlen_k, aux)
         else:
-            scores = scale_and_lift(scores, scale, lift(index, head, min(start, seqlen_q - 1), kv0, aux))
+            scores = scale_and_lift(scores, scale, lift(ONE, index, head, min(start, seqlen_q - 1), kv0, aux))
         return scores, scores
 
     @device

@@ -13,8 +13,7 @@ from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.backward_shape import EMPTY, RING, SLOT, TOLD, BackwardShape
 from numba_fa.kernels.sm90.backward_visits import looks, make_count_tiles, make_lockstep, make_place, make_visits
-from numba_fa.ptx.elementwise import index as position
-from numba_fa.ptx.elementwise import scalars
+from numba_fa.kernels.sm90.questions import make_plain
 from numba_fa.ptx.integer import opaque, quotient
 from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
 from numba_fa.ptx.memory import st_shared_u32
@@ -28,20 +27,9 @@ def make_scout(shape: BackwardShape, program: Program, level: Line | None) -> An
     BLOCK_M, BLOCK_N, STAGES, MESSAGES = key.block_m, key.block_n, key.stages, shape.message_offset
     CONSUMERS = BLOCK_N // 64  # that own keys of their own
     LOG_M = BLOCK_M.bit_length() - 1
-    LEVEL, straight = level is not None, level.straight if level else None
-    seen_whole, locate, count_tiles = program.whole, make_place(shape), make_count_tiles(shape)
+    plain, locate, count_tiles = make_plain(program, level), make_place(shape), make_count_tiles(shape)
     first_tile, next_tile, _ = make_visits(shape, program)
     speaks, meet = make_lockstep(looks(shape, program))
-
-    @device
-    def plain(index, head, first, last, start, end, aux):
-        """Whether no element is judged by itself: all are seen, and biases lie on their level, if ever they have one."""
-        if LEVEL:
-            if not straight(position(index), position(head), position(first), position(last), position(start),
-                            position(end), scalars(aux)):  # fmt: skip
-                return False
-        return seen_whole(position(index), position(head), position(first), position(last), position(start),
-                          position(end), scalars(aux))  # fmt: skip
 
     @device
     def to_judge(index, head, first, last, start, seqlen_k, aux):

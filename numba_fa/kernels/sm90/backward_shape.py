@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
-from numba_fa.dispatch.key import NO_BIAS, DispatchKey
-from numba_fa.tile.layout import ATOM_COLUMNS, ATOM_ROW_BYTES, SWIZZLE_ALIGNMENT, round_up
+from numba_fa.dispatch.key import NO_BIAS
+from numba_fa.kernels.sm90.operands import Operands
+from numba_fa.tile.layout import ATOM_COLUMNS, ATOM_ROW_BYTES, SWIZZLE_ALIGNMENT
 
 # Barriers, in bytes from their start. Of two slots or consumers the second lies 8 bytes on. Ring slots hold Q first and
 # dO second, each with a FULL and an EMPTY; TOLD says that the slot's message is there (`backward_scout.py`).
@@ -18,15 +16,13 @@ SLOT, SECOND, EMPTY, TOLD = 40, 8, 16, 32
 
 
 @dataclass(frozen=True)
-class BackwardShape:
+class BackwardShape(Operands):
     """Sizes and shared-memory offsets, in bytes unless named otherwise.
 
     With block_n 128 two consumers own 64 keys each, dK and dV of them in registers, which head_dim 128 just allows
     (`backward_consumer.py`). With block_n 64 one consumer has their dV, the other their dK (`backward_split.py`). A tile
     of dQ is two parts, one a consumer: 64 queries each where block_m is 128, else some of the columns of 64 queries.
     """
-
-    key: DispatchKey
 
     @property
     def threads(self) -> int:
@@ -67,21 +63,6 @@ class BackwardShape:
         return self.key.op == "bwd_det"
 
     @property
-    def atoms(self) -> int:
-        """64-column swizzle atoms side by side in a row of Q or K."""
-        return round_up(self.key.head_dim, ATOM_COLUMNS) // ATOM_COLUMNS
-
-    @property
-    def v_atoms(self) -> int:
-        """In a row of V or dO."""
-        return round_up(self.key.head_dim_v, ATOM_COLUMNS) // ATOM_COLUMNS
-
-    def of_both(self, make: Callable[[int], Any]) -> tuple[Any, Any]:
-        """What is as wide as Q and K, and what is as wide as V and dO; one thing, compiled once, where they are equal."""
-        once = cache(make)
-        return once(self.key.head_dim), once(self.key.head_dim_v)
-
-    @property
     def by_rows(self) -> bool:
         """Whether the consumers' parts of dQ are rows of the tile, not columns."""
         return self.key.block_m == 128
@@ -112,14 +93,6 @@ class BackwardShape:
     def room_bytes(self) -> int:
         """A consumer's room for its part of dQ, and at the end for its dV, then dK. A split kernel has none."""
         return 0 if self.split else max(self.dq_bytes[0], max(self.atoms, self.v_atoms) * 64 * ATOM_ROW_BYTES)
-
-    @property
-    def q_atom(self) -> int:
-        return self.key.block_m * ATOM_ROW_BYTES
-
-    @property
-    def kv_atom(self) -> int:
-        return self.key.block_n * ATOM_ROW_BYTES
 
     @property
     def q_bytes(self) -> int:

@@ -13,7 +13,6 @@ import numpy as np
 from numba_fa.flash.line import Line
 from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32, int64
-from numba_fa.kernels.sm90.backward_consumer import WGMMA_TYPE
 from numba_fa.kernels.sm90.backward_epilogue import make_write_keys
 from numba_fa.kernels.sm90.backward_judge import make_exponent_scale_t, make_judge_t
 from numba_fa.kernels.sm90.backward_order import make_ordered
@@ -48,7 +47,7 @@ from numba_fa.ptx.memory import ld_shared_u32
 from numba_fa.ptx.tma import fence_proxy_async
 from numba_fa.ptx.vector import make_add_quads
 from numba_fa.ptx.warp import bar_warp_sync
-from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_gemm_tt, make_wait
+from numba_fa.ptx.wgmma import OPERAND, make_gemm_rs, make_gemm_ss, make_gemm_tt, make_wait
 from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
 
 
@@ -61,7 +60,7 @@ def make_split_consumers(shape: BackwardShape, program: Program, level: Line | N
 
 def _make_parts(shape: BackwardShape) -> SimpleNamespace:
     """Products and bookkeeping that both consumers have."""
-    key, operand = shape.key, WGMMA_TYPE[shape.key.dtype]
+    key, operand = shape.key, OPERAND[shape.key.dtype]
     BLOCK_M, BLOCK_N = key.block_m, key.block_n
     Q_ATOM, KV_ATOM, DS_OFFSET, DS_BYTES, TILE_BYTES = (
         shape.q_atom, shape.kv_atom, shape.ds_offset, shape.ds_bytes, sum(shape.dq_bytes)

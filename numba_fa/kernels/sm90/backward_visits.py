@@ -5,8 +5,7 @@ from typing import Any
 from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.backward_shape import BackwardShape
-from numba_fa.ptx.elementwise import index as position
-from numba_fa.ptx.elementwise import scalars, to_int32
+from numba_fa.kernels.sm90.questions import make_reach
 from numba_fa.ptx.integer import opaque, quotient
 from numba_fa.ptx.warp import NOBODY, bar_warp_sync, first_lane
 
@@ -56,12 +55,7 @@ def make_visits(shape: BackwardShape, program: Program) -> tuple[Any, Any, Any]:
     LOG_M = BLOCK_M.bit_length() - 1
     CAUSAL, WINDOW, LOOKS = shape.key.mask == "causal", shape.key.mask == "window", looks(shape, program)
     BEHIND = 1 if WINDOW else 0  # where in aux it says how far behind a query its last key may lie
-    visible_up_to = program.reach
-
-    @device
-    def reach(index, head, first, last, kv_idx, aux):
-        return to_int32(visible_up_to(position(index), position(head), position(first), position(last), position(kv_idx),
-                                      scalars(aux)))  # fmt: skip
+    reach = make_reach(program)
 
     @device
     def sees(index, head, tile, start, seqlen_q, seqlen_k, aux):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
 
 from numba_fa.dispatch.key import DispatchKey
 from numba_fa.kernels.common.gradient_variant import bias_number, parameter_count
-from numba_fa.tile.layout import ATOM_COLUMNS, ATOM_ROW_BYTES, SHARED_LIMIT, SWIZZLE_ALIGNMENT, round_up
+from numba_fa.kernels.sm90.operands import Operands
+from numba_fa.tile.layout import SHARED_LIMIT, SWIZZLE_ALIGNMENT
 
 QUERIES = 128  # a tile's, 64 for each of two warpgroups
 CONSUMERS, THREADS = 256, 384  # one more warpgroup loads, the first
@@ -22,13 +20,11 @@ _MOST_STAGES = 2
 
 
 @dataclass(frozen=True)
-class BiasShape:
+class BiasShape(Operands):
     """Sizes and shared-memory offsets, in bytes unless named otherwise.
 
     key.block_m: queries a tile of the preprocess's rows; tiles here have QUERIES of them by key.block_n keys.
     """
-
-    key: DispatchKey
 
     @property
     def resident(self) -> bool:
@@ -36,27 +32,8 @@ class BiasShape:
         return self.key.op.startswith("bwd_relative")
 
     @property
-    def atoms(self) -> int:
-        """64-column swizzle atoms side by side in a row of Q or K."""
-        return round_up(self.key.head_dim, ATOM_COLUMNS) // ATOM_COLUMNS
-
-    @property
-    def v_atoms(self) -> int:
-        """In a row of V or dO."""
-        return round_up(self.key.head_dim_v, ATOM_COLUMNS) // ATOM_COLUMNS
-
-    def of_both(self, make: Callable[[int], Any]) -> tuple[Any, Any]:
-        """What is as wide as Q and K, and what is as wide as V and dO; one thing, compiled once, where they are equal."""
-        once = cache(make)
-        return once(self.key.head_dim), once(self.key.head_dim_v)
-
-    @property
-    def q_atom(self) -> int:
-        return QUERIES * ATOM_ROW_BYTES
-
-    @property
-    def kv_atom(self) -> int:
-        return self.key.block_n * ATOM_ROW_BYTES
+    def queries(self) -> int:
+        return QUERIES
 
     @property
     def q_slots(self) -> int:
@@ -114,7 +91,7 @@ def bias_key(key: DispatchKey, op: str) -> DispatchKey:
     """The key of the kernel `op`, which ends in a bias's number, beside the backward of `key`: the largest tile that fits.
 
     Gradients of a dense bias stay in registers, beside scores and products. With tiles of 128 keys most programs spill, 8 to
-    60 bytes.
+    36 bytes (findings 0021).
     """
     for block_n in (64, 32):
         for stages in range(_MOST_STAGES, 0, -1):

@@ -8,22 +8,20 @@ from typing import Any
 import numpy as np
 
 from numba_fa.flash.line import Line
-from numba_fa.flash.online_softmax import LOG2_E
+from numba_fa.flash.online_softmax import LOG2_E, ONE
 from numba_fa.flash.program import BiasSlice, Program
 from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.common.scalar_scores import make_lse_and_delta
-from numba_fa.kernels.sm90.backward_consumer import WGMMA_TYPE
-from numba_fa.kernels.sm90.backward_judge import make_lift
 from numba_fa.kernels.sm90.bias_shape import EMPTY, Q_FULL, QUERIES, RING, SECOND, SLOT, BiasShape
 from numba_fa.kernels.sm90.load import make_load
-from numba_fa.ptx.elementwise import index as position
-from numba_fa.ptx.elementwise import make_chain, make_keep, make_map, make_map_both, scalars, to_int32
+from numba_fa.kernels.sm90.questions import make_reach, make_value, make_verdict
+from numba_fa.ptx.elementwise import make_chain, make_keep, make_map, make_map_both
 from numba_fa.ptx.fragment import make_exponential, make_scale_and_lift, make_scale_rows
 from numba_fa.ptx.fragment_gradients import make_add_gradient
 from numba_fa.ptx.integer import opaque, quotient
 from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
 from numba_fa.ptx.warp import warp_uniform
-from numba_fa.ptx.wgmma import make_gemm_ss, make_wait
+from numba_fa.ptx.wgmma import OPERAND, make_gemm_ss, make_wait
 from numba_fa.tile.layout import k_major_descriptor, k_major_step
 
 INFINITY = np.float32(np.inf)
@@ -37,13 +35,12 @@ def make_bias_walk(shape: BiasShape, program: Program, frame: Any) -> Any:
     keys it has, the last changing first); asked anew at each call, for registers are dear. sizes: what the kernel is given,
     from heads, heads_kv, seqlen_q and seqlen_k on.
     """
-    BLOCK_N, visible_up_to = shape.key.block_n, program.reach
+    BLOCK_N, reach = shape.key.block_n, make_reach(program)
 
     @device
     def seen(index, head, first, start, seqlen_q, seqlen_k, aux):
         last, end = int32(min(first + QUERIES, seqlen_q) - 1), int32(min(start + BLOCK_N, seqlen_k) - 1)
-        places = position(index), position(head), position(first), position(last), position(end)
-        return to_int32(visible_up_to(*places, scalars(aux))) >= start
+        return reach(index, head, first, last, end, aux) >= start
 
     @device
     def walk(turn, number, sizes, aux):
@@ -123,14 +120,7 @@ def make_flat(level: Line | None) -> Any:
 
         return never
 
-    straight = level.straight
-
-    @device
-    def flat(index, head, first, last, start, end, aux):
-        return straight(position(index), position(head), position(first), position(last), position(start), position(end),
-                        scalars(aux))  # fmt: skip
-
-    return flat
+    return make_verdict(level.straight)
 
 
 def make_add_tile(shape: BiasShape, program: Program, bias: BiasSlice, level: Line | None) -> Any:
@@ -146,21 +136,16 @@ def make_add_tile(shape: BiasShape, program: Program, bias: BiasSlice, level: Li
     K_STEP, V_STEP = shape.atoms * shape.kv_atom, shape.v_atoms * shape.kv_atom
     K_MAJOR = np.int64(k_major_descriptor())
     gemm_scores, gemm_products = shape.of_both(lambda dim: make_gemm_ss(
-        BLOCK_N, dim // 16, WGMMA_TYPE[key.dtype], lambda k: k_major_step(k, shape.q_atom),
+        BLOCK_N, dim // 16, OPERAND[key.dtype], lambda k: k_major_step(k, shape.q_atom),
         lambda k: k_major_step(k, shape.kv_atom),
     ))  # fmt: skip
     wait, add_gradient = make_wait(COUNT, 0), make_add_gradient(COUNT)
-    seen_whole, lse_and_delta, flat = program.whole, make_lse_and_delta(key.block_m), make_flat(level)
+    whole, lse_and_delta, flat = make_verdict(program.whole), make_lse_and_delta(key.block_m), make_flat(level)
     LEVEL, weigh = level is not None, _make_weigh(shape, program, bias, level)
 
     @device
     def descriptor(address):
         return K_MAJOR | np.int64((address & 0x3FFFF) >> 4)
-
-    @device
-    def whole(index, head, first, last, start, end, aux):
-        return seen_whole(position(index), position(head), position(first), position(last), position(start),
-                          position(end), scalars(aux))  # fmt: skip
 
     @device
     def lse_of(rows, number, q_idx, seqlen_q):
@@ -234,14 +219,14 @@ def _make_weigh(shape: BiasShape, program: Program, bias: BiasSlice, level: Line
         return scores, scores
 
     if level is not None:
-        lift, scale_and_lift = make_lift(level), make_scale_and_lift(COUNT)
+        lift, scale_and_lift = make_value(level.base), make_scale_and_lift(COUNT)
 
         @device
         def weigh_level(scores, seen, index, head, q0, column, seqlen_q, seqlen_k, lse0, lse1, scale, aux):
             q1 = min(q0 + 8, seqlen_q - 1)
             q0 = min(q0, seqlen_q - 1)
             if seen:
-                scores = scale_and_lift(scores, scale, lift(index, head, q0, column, aux))
+                scores = scale_and_lift(scores, scale, lift(ONE, index, head, q0, column, aux))
             else:
                 scores = until(scale_rows(scores, scale, scale), index, head, q0, q1, column, seqlen_k - 1, aux)
                 scores = keep(scores, index, head, q0, q1, column, seqlen_k - 1, aux)

@@ -18,11 +18,9 @@ from numba_fa.ptx.mbarrier import mbarrier_arrive, mbarrier_wait
 from numba_fa.ptx.memory import float_to_bits, ld_shared_u32
 from numba_fa.ptx.tma import bulk_wait_group
 from numba_fa.ptx.warp import bar_arrive, bar_sync, bar_warp_sync, warp_uniform
-from numba_fa.ptx.wgmma import make_gemm_rs, make_gemm_ss, make_wait
+from numba_fa.ptx.wgmma import OPERAND, make_gemm_rs, make_gemm_ss, make_wait
 from numba_fa.tile.layout import k_major_descriptor, k_major_step, mn_major_descriptor, mn_major_step
 from numba_fa.tile.pipeline import EMPTY, HELD, HELD_EMPTY, HELD_SLOT, MESSAGE, SECOND, SLOT, message_offset, ring_offset
-
-_WGMMA_TYPE = {"fp16": "f16", "bf16": "bf16"}
 
 
 def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: tuple[Any, Any]) -> Any:
@@ -39,7 +37,7 @@ def make_consumer(shape: Shape, program: Program, line: Line | None, schedule: t
     AHEAD = shape.pingpong and line is not None
     PINGPONG, O_IN_Q, EARLY, HASTY = shape.pingpong, shape.o_in_q, shape.early, shape.hasty
     K_MAJOR, V_MAJOR = np.int64(k_major_descriptor()), np.int64(mn_major_descriptor(KV_ATOM))
-    operand = _WGMMA_TYPE[key.dtype]
+    operand = OPERAND[key.dtype]
     gemm_qk = make_gemm_ss(
         BLOCK_N, key.head_dim // 16, operand, lambda k: k_major_step(k, Q_ATOM), lambda k: k_major_step(k, KV_ATOM)
     )

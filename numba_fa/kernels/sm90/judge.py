@@ -6,8 +6,8 @@ from numba_fa.flash.line import Line
 from numba_fa.flash.online_softmax import LOG2_E, ZERO
 from numba_fa.flash.program import Program
 from numba_fa.jit import device, int32
-from numba_fa.ptx.elementwise import index as position
-from numba_fa.ptx.elementwise import make_keep, make_map, real, scalars, to_float32
+from numba_fa.kernels.sm90.questions import make_value
+from numba_fa.ptx.elementwise import make_keep, make_map
 from numba_fa.ptx.fragment import make_scale_rows, make_slope_columns
 from numba_fa.ptx.math import rcp_approx
 
@@ -51,15 +51,8 @@ def _make_judge_line(count: int, line: Line, scale_rows: Any, change: Any, keep:
 
     Scores stay raw, for which the line is divided by the scale. A ragged tile, the first, is always judged by element.
     """
-    base, step, slope_columns, RAGGED = line.base, line.step, make_slope_columns(count), ragged
-
-    @device
-    def lift_of(unit, index, head, q_idx, kv_idx, aux):
-        return to_float32(base(position(index), position(head), position(q_idx), position(kv_idx), real(unit), scalars(aux)))
-
-    @device
-    def step_of(unit, index, head, q_idx, kv_idx, aux):
-        return to_float32(step(position(index), position(head), position(q_idx), position(kv_idx), real(unit), scalars(aux)))
+    lift_of, step_of = make_value(line.base), make_value(line.step)
+    slope_columns, RAGGED = make_slope_columns(count), ragged
 
     @device
     def judge_line(scores, scale, judged, index, head, q0, q1, start, last_key, aux):

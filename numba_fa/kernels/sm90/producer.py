@@ -7,9 +7,8 @@ from numba_fa.flash.line import Line
 from numba_fa.flash.program import Program
 from numba_fa.jit import cuda, device, int32
 from numba_fa.kernels.sm90.load import make_load
+from numba_fa.kernels.sm90.questions import make_plain, make_reach
 from numba_fa.kernels.sm90.shape import Shape
-from numba_fa.ptx.elementwise import index as position
-from numba_fa.ptx.elementwise import scalars, to_int32
 from numba_fa.ptx.mbarrier import mbarrier_expect_tx, mbarrier_wait
 from numba_fa.ptx.memory import st_shared_u32
 from numba_fa.ptx.tma import prefetch_tensormap, tma_load
@@ -30,28 +29,11 @@ def make_producer(shape: Shape, program: Program, line: Line | None, schedule: t
     # Where values are as wide as keys, one function does for both.
     load_keys, load_values = map(cache(lambda atoms: make_load(atoms, shape.kv_atom)), (shape.atoms, shape.v_atoms))
     RING, MESSAGES = ring_offset(shape.held), message_offset(shape.held, key.stages)
-    visible_up_to, seen_whole = program.reach, program.whole
-    straight = line.straight if line else None
-    LINE, TOLD = line is not None, shape.told
+    reach, plain, TOLD = make_reach(program), make_plain(program, line), shape.told
     # A verdict that loops over a table is asked once a tile: asked for each consumer it takes more registers than there are.
     PARTS = 1 if "block" in key.mask else CONSUMERS
     ROWS, MINE = BLOCK_M // PARTS, 1 if PARTS == CONSUMERS else (1 << CONSUMERS) - 1
     turn_at, place = schedule
-
-    @device
-    def reach(index, head, first, last, kv_idx, aux):
-        return to_int32(visible_up_to(position(index), position(head), position(first), position(last), position(kv_idx),
-                                      scalars(aux)))  # fmt: skip
-
-    @device
-    def plain(index, head, first, last, start, end, aux):
-        """Whether no element is judged by itself: all are seen, and biases are a line, if ever they are one."""
-        if LINE:  # first: behind the loop over a block mask's table it spilled 44 bytes
-            if not straight(position(index), position(head), position(first), position(last), position(start),
-                            position(end), scalars(aux)):  # fmt: skip
-                return False
-        return seen_whole(position(index), position(head), position(first), position(last), position(start),
-                          position(end), scalars(aux))  # fmt: skip
 
     @device
     def to_judge(index, head, first, last, block, seqlen_k, aux):

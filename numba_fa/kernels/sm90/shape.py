@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from numba_fa.dispatch.key import NO_BIAS, DispatchKey
-from numba_fa.tile.layout import ATOM_COLUMNS, ATOM_ROW_BYTES, SHARED_LIMIT, SWIZZLE_ALIGNMENT, round_up
+from numba_fa.dispatch.key import NO_BIAS
+from numba_fa.kernels.sm90.operands import Operands
+from numba_fa.tile.layout import ATOM_ROW_BYTES, SHARED_LIMIT, SWIZZLE_ALIGNMENT
 from numba_fa.tile.pipeline import barrier_bytes
 
 # Registers a thread of the producer and of the consumer warpgroups: with 128 threads each they must fit 64 Ki.
@@ -13,10 +14,8 @@ _REGISTERS = {2: (56, 224), 3: (32, 160)}
 
 
 @dataclass(frozen=True)
-class Shape:
+class Shape(Operands):
     """Sizes and shared-memory offsets, all in bytes unless named otherwise, for one dispatch key."""
-
-    key: DispatchKey
 
     @property
     def warpgroups(self) -> int:
@@ -37,24 +36,6 @@ class Shape:
     def pingpong(self) -> bool:
         """Whether consumers take turns at the tensor cores. Three keep them busy without."""
         return self.warpgroups == 2
-
-    @property
-    def atoms(self) -> int:
-        """64-column swizzle atoms side by side in a row of Q or K."""
-        return round_up(self.key.head_dim, ATOM_COLUMNS) // ATOM_COLUMNS
-
-    @property
-    def v_atoms(self) -> int:
-        """In a row of V or O."""
-        return round_up(self.key.head_dim_v, ATOM_COLUMNS) // ATOM_COLUMNS
-
-    @property
-    def q_atom(self) -> int:
-        return self.key.block_m * ATOM_ROW_BYTES
-
-    @property
-    def kv_atom(self) -> int:
-        return self.key.block_n * ATOM_ROW_BYTES
 
     @property
     def o_atom(self) -> int:
