@@ -13,10 +13,10 @@ from numba_fa.adapters.library import listed
 from numba_fa.adapters.torch import casts, in_forward_mode, no_forward_mode, watched
 from numba_fa.adapters.torch_ops import Operators, alone, transformed_backward
 from numba_fa.errors import ProblemError, UnsupportedError
-from numba_fa.problem.biases import biases_of
+from numba_fa.problem.biases import Bias, biases_of
 from numba_fa.problem.flat import flat, parameters
 from numba_fa.problem.gradients import wanted_of
-from numba_fa.problem.masks import mask_named
+from numba_fa.problem.masks import Mask, mask_named
 from numba_fa.problem.problem import choice_faults, scale_faults
 
 _SEEN = (
@@ -29,10 +29,7 @@ def recorded(
     operators: Operators, q: Any, k: Any, v: Any, given: Given, scale: Any, out: Any, return_lse: bool, deterministic: bool
 ) -> Any:
     """What `attention` returns, as torch records it; ProblemError or UnsupportedError for what it cannot record."""
-    chosen, biases = mask_named(given.mask), biases_of(given.bias)
-    faults = choice_faults(given.mask, chosen, given.bias, biases) + scale_faults(scale)
-    if faults or chosen is None or biases is None:
-        raise ProblemError(faults)
+    chosen, biases = _declared(given, scale)
     if in_forward_mode():
         refuse_tangents(Given(chosen, biases, given.sink_logits), q=q, k=k, v=v, out=out)
     if out is not None and not watched():
@@ -61,11 +58,8 @@ def transformed_gradients(
 
     backward: `attention_backward`. arrays: q, k, v, out, dout, lse and, if there is one, dlse.
     """
-    chosen, biases = mask_named(given.mask), biases_of(given.bias)
-    faults = choice_faults(given.mask, chosen, given.bias, biases) + scale_faults(scale)
-    asked, unknown = wanted_of(wanted, biases or (), given.sink_logits is not None)
-    if faults or unknown or chosen is None or biases is None:
-        raise ProblemError(faults + unknown)
+    asked, unknown = wanted_of(wanted, biases_of(given.bias) or (), given.sink_logits is not None)
+    chosen, biases = _declared(given, scale, unknown)
     program, ints, floats, arrays_of_it = flat(chosen, biases)
     *arrays_of_it, sink = _tensors(chosen, biases, arrays_of_it, given.sink_logits)
     q, k, v, out, dout, lse, *dlse = arrays
@@ -75,6 +69,15 @@ def transformed_gradients(
         None if scale is None else float(scale), ",".join(names), deterministic,
     )  # fmt: skip
     return dict(zip(names, made))
+
+
+def _declared(given: Given, scale: Any, others: Sequence[str] = ()) -> tuple[Mask, tuple[Bias, ...]]:
+    """The mask and biases; ProblemError with the faults of their choice and of the scale, and the others."""
+    chosen, biases = mask_named(given.mask), biases_of(given.bias)
+    faults = [*choice_faults(given.mask, chosen, given.bias, biases), *scale_faults(scale), *others]
+    if faults or chosen is None or biases is None:
+        raise ProblemError(faults)
+    return chosen, biases
 
 
 def traced(
