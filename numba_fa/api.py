@@ -352,5 +352,5 @@ def plan_for(problem: Problem, variant: Variant, key: DispatchKey) -> Plan:
 
     signature = variant.signature(key.dtype) + (problem.program_tokens if variant.programmed else ())
     grid = variant.grid(problem, key, device)
-    prepare = make_prepare(load(key, variant, device), signature, grid, device)
+    prepare = make_prepare(load(key, variant, device), signature, grid, device, alone=True)
     return Plan(problem, variant, key, device, access, prepare=prepare)

@@ -90,8 +90,9 @@ def test_masks_and_biases_are_called_both_ways():
 def test_the_hosts_calls_are_those_that_are_timed():
     torch = pytest.importorskip("torch")
     from numba_fa.testing import host_cost
+    from numba_fa.testing.pretended_gpu import pretended_gpu
 
-    with host_cost.pretended_gpu():
+    with pretended_gpu():
         assert set(import_module("asv_bench.benchmarks.host").CALLS) <= set(host_cost.cases("cpu", 16, torch.bfloat16))
 
 

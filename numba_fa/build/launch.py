@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from numba_fa.build.driver import entry_point, settle
+from numba_fa.build.graph import NodeParams, make_graph_launch
 from numba_fa.build.loader import LoadedKernel
 from numba_fa.build.tensor_map import encoder
 from numba_fa.dispatch.addresses import place_of
@@ -152,24 +153,28 @@ _EARLY = _Attribute(6, 0, 1)
 
 
 class _Caller:
-    """What one launch at a time needs of its own: parameters, and the configuration."""
+    """What one launch at a time needs of its own: parameters, the configuration, and the same for a graph's node."""
 
-    __slots__ = ("block", "config", "config_at")
+    __slots__ = ("block", "config", "config_at", "here", "here_at", "node_at")
 
-    def __init__(self, block: ParameterBlock, config: LaunchConfig) -> None:
+    def __init__(self, block: ParameterBlock, config: LaunchConfig, node: NodeParams) -> None:
         self.block, self.config, self.config_at = block, config, ctypes.byref(config)
+        self.node_at, self.here = ctypes.byref(node), ctypes.c_uint64()
+        self.here_at = ctypes.byref(self.here)
 
 
 def make_prepare(
-    kernel: LoadedKernel, signature: tuple[str, ...], grid: tuple[int, int, int], device: Device, early: bool = False
+    kernel: LoadedKernel, signature: tuple[str, ...], grid: tuple[int, int, int], device: Device, early: bool = False,
+    alone: bool = False,
 ) -> Callable[[tuple[Any, ...]], Launch]:
     """prepare(arguments with an Address for each address) -> launch(addresses, stream): enqueue on a stream's handle.
 
-    early: as `Variant.early`.
+    early: as `Variant.early`. alone: it is not, and nothing that is follows; on the legacy stream it goes as a graph.
     Allocates nothing on the device, and leaves the thread's current device as it is. Threads may launch at once: each takes
     a caller, with parameters, out of a pool.
     """
     launch_kernel = entry_point("cuLaunchKernelEx", 12000, True)
+    by_graph = make_graph_launch(kernel) if alone else None
     function = ctypes.c_void_p.from_param(int(kernel.handle))
     shape = (*grid, kernel.artifact.threads, 1, 1, kernel.artifact.shared_bytes)
     attributes = (ctypes.addressof(_EARLY), 1) if early else ()
@@ -179,7 +184,9 @@ def make_prepare(
         write = template.write
 
         def caller() -> _Caller:
-            return _Caller(template.block(), LaunchConfig(*shape, 0, *attributes))
+            block = template.block()
+            node = NodeParams(int(kernel.handle), *shape, block.address)
+            return _Caller(block, LaunchConfig(*shape, 0, *attributes), node)
 
         pool = [caller()]
 
@@ -191,10 +198,11 @@ def make_prepare(
             block = mine.block
             if block.addresses != addresses:
                 write(block, addresses)
-            mine.config.stream = stream
-            fault = launch_kernel(mine.config_at, function, block.table, None)
-            if fault:
-                settle(fault, device.ordinal, launch_kernel, mine.config_at, function, block.table, None)
+            if stream or by_graph is None or not by_graph(mine):
+                mine.config.stream = stream
+                fault = launch_kernel(mine.config_at, function, block.table, None)
+                if fault:
+                    settle(fault, device.ordinal, launch_kernel, mine.config_at, function, block.table, None)
             pool.append(mine)
 
         return launch

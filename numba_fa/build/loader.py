@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numba_fa.build.artifact import Artifact
@@ -22,11 +22,13 @@ _LOCK = threading.Lock()
 @dataclass(frozen=True)
 class LoadedKernel:
     """A kernel on a device. `owner` keeps the module loaded; `handle` is what the driver launches, in the device's
-    primary context only."""
+    primary context only, which is `context`; graphs: those that no launch holds just now (`build.graph`)."""
 
     artifact: Artifact
     owner: Any
     handle: Any
+    context: int = 0
+    graphs: list[Any] = field(default_factory=list, compare=False, repr=False)
 
 
 def artifact_for(key: DispatchKey, variant: Variant, arch: str) -> Artifact:
@@ -62,4 +64,5 @@ def _load(artifact: Artifact, device: Device) -> LoadedKernel:
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         # Above 48 KB a kernel must ask, once.
         check(driver.cuKernelSetAttribute(attribute, artifact.shared_bytes, kernel, device.ordinal))
-        return LoadedKernel(artifact, owner, check(driver.cuKernelGetFunction(kernel)))
+        context = int(check(driver.cuCtxGetCurrent()))
+        return LoadedKernel(artifact, owner, check(driver.cuKernelGetFunction(kernel)), context)

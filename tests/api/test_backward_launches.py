@@ -12,7 +12,7 @@ from numba_fa.dispatch.addresses import with_aux
 from numba_fa.dispatch.registry import variants
 from numba_fa.dispatch.variant import GradientArrays
 from numba_fa.problem.arrays import ArrayView
-from numba_fa.testing.host_cost import grid_of, places_of, pretended_gpu
+from numba_fa.testing.pretended_gpu import grid_of, places_of, pretended_gpu
 
 torch = pytest.importorskip("torch")
 C_TYPES = {"int32": ctypes.c_int32, "float32": ctypes.c_float}

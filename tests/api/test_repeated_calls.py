@@ -65,12 +65,12 @@ def python_calls(call):
 
 
 def test_a_repeated_call_enters_few_functions():
-    """Functions entered, not time: that a busy machine does not change. Three of them stand in for the driver.
+    """Functions entered, not time: that a busy machine does not change. Of them, and of those that stand in for the driver.
 
     The least of several calls: an allocator may give a result another address than the last one had, which is written into
     the parameters; and the collector may come in between.
     """
-    from numba_fa.testing.host_cost import pretended_gpu
+    from numba_fa.testing.pretended_gpu import pretended_gpu
 
     q, k, v = (torch.zeros(1, 64, 2, 64, dtype=torch.bfloat16) for _ in range(3))
     out, lse = torch.empty_like(q), torch.empty(1, 2, 64)
@@ -79,12 +79,12 @@ def test_a_repeated_call_enters_few_functions():
     with pretended_gpu():
         plan, padded = numba_fa.plan(q, k, v), numba_fa.plan(q, k, v, mask=padding)
         calls = {
-            "attention": (8, lambda: numba_fa.attention(q, k, v, mask="causal")),
-            "out, lse": (11, lambda: numba_fa.attention(q, k, v, out=out, return_lse=True)),
-            "padding, alibi": (12, lambda: numba_fa.attention(q, k, v, mask=padding, bias=alibi)),
-            "Plan.run": (6, lambda: plan.run(q, k, v, out)),
-            "Plan.run, lse": (6, lambda: plan.run(q, k, v, out, lse)),
-            "Plan.run, padding": (6, lambda: padded.run(q, k, v, out)),
+            "attention": (9, lambda: numba_fa.attention(q, k, v, mask="causal")),
+            "out, lse": (14, lambda: numba_fa.attention(q, k, v, out=out, return_lse=True)),
+            "padding, alibi": (15, lambda: numba_fa.attention(q, k, v, mask=padding, bias=alibi)),
+            "Plan.run": (8, lambda: plan.run(q, k, v, out)),
+            "Plan.run, lse": (8, lambda: plan.run(q, k, v, out, lse)),
+            "Plan.run, padding": (8, lambda: padded.run(q, k, v, out)),
         }
         counts = {}
         for name, (_, call) in calls.items():
@@ -329,7 +329,7 @@ def test_threads_that_call_at_once():
 
 def test_a_launch_has_the_addresses_of_its_own_call():
     """On a pretended GPU, whose tensor maps begin with their address: what the driver is given, read as it reads it."""
-    from numba_fa.testing.host_cost import places_of, pretended_gpu
+    from numba_fa.testing.pretended_gpu import places_of, pretended_gpu
 
     lengths = [torch.tensor([n], dtype=torch.int32) for n in (60, 50)]
     arrays = [[torch.zeros(1, 64, 2, 64, dtype=torch.bfloat16) for _ in range(3)] for _ in range(2)]

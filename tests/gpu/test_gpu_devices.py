@@ -69,3 +69,22 @@ def test_a_thread_without_a_context():
     thread.join()
     torch.cuda.synchronize(1)
     check(out.float().cpu().numpy(), q, k, v)
+
+
+def test_a_call_waits_for_its_own_devices_work_whichever_is_current():
+    """Also once its kernel has a graph, which would run on the current device's stream."""
+    q, k, v = inputs(1)
+    out, plan, other = torch.empty_like(q), numba_fa.plan(q, k, v), random(1, 2, 300, 4, 64, seed=9)
+    with torch.cuda.device(1):
+        plan.run(other, k, v, out)
+        expected = out.clone()
+    for _ in range(3):
+        with torch.cuda.device(1):
+            out.zero_()
+            torch.cuda._sleep(100_000_000)
+            q.copy_(other)
+        plan.run(q, k, v, out)
+        with torch.cuda.device(1):
+            found = out.clone()
+            q.zero_()
+        assert torch.equal(found, expected)

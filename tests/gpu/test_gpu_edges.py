@@ -5,6 +5,7 @@ import pytest
 
 import numba_fa
 import reference
+from numba_fa.build.loader import _LOADED
 from tests.gpu.arrays import to_numpy
 
 torch = pytest.importorskip("torch")
@@ -48,6 +49,70 @@ def test_the_callers_stream_is_used():
         late_out = numba_fa.attention(late, k, v)
     stream.synchronize()
     assert torch.equal(late_out, expected)
+
+
+def kernel_of(plan):
+    return _LOADED[plan.key.slug, plan.device.ordinal]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_many_addresses_through_the_graph_of_a_kernel(dtype):
+    """On the legacy stream launches go as a graph (docs/findings/0023), elsewhere plainly: both with the GPU far behind."""
+    given = [[random(2, 200 + 8 * (i % 3), 4, 64, dtype=dtype, seed=3 * i + j) for j in range(3)] for i in range(6)]
+    plans = [numba_fa.plan(*given[i], mask="causal") for i in range(3)]
+    stream, outs = torch.cuda.Stream(), []
+    kernel_of(plans[0]).graphs.clear()
+    for where in (stream, torch.cuda.default_stream()):
+        torch.cuda.synchronize()
+        with torch.cuda.stream(where):
+            torch.cuda._sleep(50_000_000)
+            outs.append([torch.full_like(q, float("nan")) for q, _, _ in given * 3])
+            for i, (arrays, out) in enumerate(zip(given * 3, outs[-1], strict=True)):
+                plans[i % 3].run(*arrays, out)
+            assert bool(kernel_of(plans[0]).graphs) == (where is not stream)
+    torch.cuda.synchronize()
+    assert len(kernel_of(plans[0]).graphs) == 1
+    assert all(torch.equal(a, b) for a, b in zip(*outs, strict=True)) and not outs[0][0].isnan().any()
+
+
+def test_the_legacy_stream_waits_for_others_and_they_for_it():
+    """Streams that block, as CuPy's do: what is enqueued there before a call comes before it, and what follows after."""
+    cupy = pytest.importorskip("cupy")
+    q, k, v = (random(2, 256, 8, 128, seed=i) for i in range(3))
+    plan, out, other = numba_fa.plan(q, k, v), torch.empty_like(q), random(2, 256, 8, 128, seed=7)
+    plan.run(other, k, v, out)
+    expected = out.clone()
+    stream = torch.cuda.ExternalStream((blocking := cupy.cuda.Stream()).ptr)
+    for _ in range(3):
+        q.zero_()
+        out.zero_()
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(30_000_000)
+            q.copy_(other)
+        plan.run(q, k, v, out)
+        with torch.cuda.stream(stream):
+            found = out.clone()
+        torch.cuda.synchronize()
+        assert torch.equal(found, expected)
+    assert kernel_of(plan).graphs
+    blocking.synchronize()
+
+
+@pytest.mark.parametrize("mode", ["global", "thread_local", "relaxed"])
+def test_a_first_call_while_another_stream_is_captured(mode):
+    q, k, v = (random(1, 100, 2, 64, seed=i) for i in range(3))
+    plan, out, counted = numba_fa.plan(q, k, v), torch.empty_like(q), torch.zeros(4, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    kernel_of(plan).graphs.clear()
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode=mode):
+        counted.add_(1)
+        with torch.cuda.stream(torch.cuda.default_stream()):
+            plan.run(q, k, v, out)
+        counted.add_(1)
+    graph.replay()
+    assert counted.tolist() == [2] * 4
+    check(to_numpy(out), q, k, v)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from numba_fa.testing import host_cost
+from numba_fa.testing.pretended_gpu import grid_of, pretended_gpu
 
 torch = pytest.importorskip("torch")
 
@@ -21,9 +22,9 @@ def test_the_pretended_gpu_is_gone_afterwards():
     import numba_fa
 
     q = torch.ones(1, 8, 1, 16)
-    with host_cost.pretended_gpu() as launches:
+    with pretended_gpu() as launches:
         numba_fa.attention(q.bfloat16(), q.bfloat16(), q.bfloat16())
         assert numba_fa.explain(q.bfloat16(), q.bfloat16(), q.bfloat16()).family == "sm90"
-        assert host_cost.grid_of(launches[-1]) == (1, 1, 1)
+        assert grid_of(launches[-1]) == (1, 1, 1)
     assert numba_fa.explain(q, q, q).family == "cpu"
     assert torch.allclose(numba_fa.attention(q, q, q), q)
