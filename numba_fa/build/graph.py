@@ -97,7 +97,10 @@ def _instantiated(node_at: Any) -> _Graph | None:
         or entry_point("cuGraphAddKernelNode", 12000, True)(
             ctypes.byref(node), template, None, ctypes.c_size_t(0), node_at
         )
-        or entry_point("cuGraphInstantiate", 12000, True)(ctypes.byref(executable), template, ctypes.c_uint64(0))
+        # By the name without WithFlags the driver gives a function of five arguments, whatever version is asked for.
+        or entry_point("cuGraphInstantiateWithFlags", 11040, True)(
+            ctypes.byref(executable), template, ctypes.c_uint64(0)
+        )
     )  # fmt: skip
     if fault:
         return None

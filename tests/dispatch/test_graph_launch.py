@@ -14,7 +14,7 @@ from numba_fa.dispatch.addresses import Address
 from numba_fa.dispatch.device import HOPPER
 
 KERNEL, CONTEXT, OTHER = 1 << 40, 77 << 32, 78 << 32
-CREATION = ["cuGraphCreate", "cuGraphAddKernelNode", "cuGraphInstantiate"]
+CREATION = ["cuGraphCreate", "cuGraphAddKernelNode", "cuGraphInstantiateWithFlags"]
 
 
 def settings_of(node):
@@ -60,7 +60,7 @@ class Driver:
         room._obj.value = template.value + (1 << 20)
         return 0
 
-    def cuGraphInstantiate(self, room, template, flags):
+    def cuGraphInstantiateWithFlags(self, room, template, flags):
         room._obj.value = template.value + (2 << 20)
         return 0
 
@@ -130,7 +130,7 @@ def test_problems_of_one_kernel_share_its_graph(driver, kernel):
         first((at,), 0)
         second((at,), 0)
     assert [parameter for _, parameter, _ in driver.done] == [3, 3, 3, 3, 4, 4]
-    assert driver.called.count("cuGraphInstantiate") == 1 and driver.called.count("cuGraphExecKernelNodeSetParams") == 6
+    assert driver.called.count("cuGraphInstantiateWithFlags") == 1 and driver.called.count("cuGraphExecKernelNodeSetParams") == 6
     assert list(driver.nodes.values()) == [([1, 2, 3, 32, 1, 1, 9], 4)]
 
 
@@ -183,7 +183,7 @@ def test_what_was_refused_once_has_no_part_in_later_launches(driver, kernel):
     other((5,), 0)
     enqueue((6,), 0)
     assert driver.done == [("graph", 3, None), ("plain", 4, 0), ("graph", 5, None), ("plain", 6, 0)]
-    assert driver.called.count("cuGraphInstantiate") == 2
+    assert driver.called.count("cuGraphInstantiateWithFlags") == 2
 
 
 def test_threads_that_launch_at_once_disturb_no_other(driver, kernel):
@@ -193,7 +193,7 @@ def test_threads_that_launch_at_once_disturb_no_other(driver, kernel):
         list(pool.map(lambda n: (first, second)[n % 2]((n // 3,), 0), range(48)))
     assert sorted(at for _, at, _ in driver.done) == sorted(n // 3 for n in range(48))
     assert {how for how, _, _ in driver.done} == {"graph"}
-    assert len(kernel.graphs) == driver.called.count("cuGraphInstantiate") <= 4
+    assert len(kernel.graphs) == driver.called.count("cuGraphInstantiateWithFlags") <= 4
 
 
 def test_an_interrupted_change_is_made_again(driver, kernel):
