@@ -6,11 +6,14 @@ Such a launch takes the host 1.8 us where cuLaunchKernelEx takes 4.5, and 2.5 wh
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from numba_fa.build.driver import entry_point
 from numba_fa.build.loader import LoadedKernel
+
+_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
 
 
 class NodeParams(ctypes.Structure):
@@ -92,17 +95,29 @@ def _instantiated(node_at: Any) -> _Graph | None:
     It takes 0.02 to 0.2 ms and 112 KB of the GPU's memory, and stays as long as the kernel.
     """
     template, node, executable = (ctypes.c_void_p() for _ in range(3))
-    fault = (
-        entry_point("cuGraphCreate", 10000, True)(ctypes.byref(template), 0)
-        or entry_point("cuGraphAddKernelNode", 12000, True)(
-            ctypes.byref(node), template, None, ctypes.c_size_t(0), node_at
+    create, add = entry_point("cuGraphCreate", 10000, True), entry_point("cuGraphAddKernelNode", 12000, True)
+    # By the name without WithFlags the driver gives a function of five arguments, whatever version is asked for.
+    instantiate = entry_point("cuGraphInstantiateWithFlags", 11040, True)
+    with _captures_undisturbed():
+        fault = (
+            create(ctypes.byref(template), 0)
+            or add(ctypes.byref(node), template, None, ctypes.c_size_t(0), node_at)
+            or instantiate(ctypes.byref(executable), template, ctypes.c_uint64(0))
         )
-        # By the name without WithFlags the driver gives a function of five arguments, whatever version is asked for.
-        or entry_point("cuGraphInstantiateWithFlags", 11040, True)(
-            ctypes.byref(executable), template, ctypes.c_uint64(0)
-        )
-    )  # fmt: skip
     if fault:
         return None
     as_argument = ctypes.c_void_p.from_param
     return _Graph(as_argument(executable.value), as_argument(node.value), template)
+
+
+@contextmanager
+def _captures_undisturbed() -> Iterator[None]:
+    """What allocates, as an instantiation does, would spoil a capture of another stream, did the thread not say that the
+    two have nothing to do with each other.
+    """
+    exchange, mode = entry_point("cuThreadExchangeStreamCaptureMode", 10010, True), ctypes.c_int(_RELAXED)
+    exchange(ctypes.byref(mode))
+    try:
+        yield
+    finally:
+        exchange(ctypes.byref(mode))

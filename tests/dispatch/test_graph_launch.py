@@ -38,7 +38,7 @@ class Driver:
 
     def __init__(self):
         self.called, self.done, self.refuses, self.context, self.pause = [], [], set(), CONTEXT, 0.0
-        self.handles, self.nodes, self.interrupted = count(1 << 33), {}, False
+        self.handles, self.nodes, self.interrupted, self.mode = count(1 << 33), {}, False, 1
 
     def entry_point(self, name, since, waits):
         def called(*arguments):
@@ -60,7 +60,12 @@ class Driver:
         room._obj.value = template.value + (1 << 20)
         return 0
 
+    def cuThreadExchangeStreamCaptureMode(self, mode):
+        self.mode, mode._obj.value = mode._obj.value, self.mode
+        return 0
+
     def cuGraphInstantiateWithFlags(self, room, template, flags):
+        assert self.mode == 2  # relaxed: another stream's capture goes on
         room._obj.value = template.value + (2 << 20)
         return 0
 
@@ -101,10 +106,10 @@ def launcher(kernel, grid=(7, 8, 9), **options):
 
 
 def calls_of(driver, call):
-    """The driver's functions that a call calls, but for the question of the current context."""
+    """The driver's functions that a call calls, but for those that ask or tell what is current in the thread."""
     before = len(driver.called)
     call()
-    return [name for name in driver.called[before:] if name != "cuCtxGetCurrent"]
+    return [name for name in driver.called[before:] if name not in ("cuCtxGetCurrent", "cuThreadExchangeStreamCaptureMode")]
 
 
 def test_only_what_changed_is_written_into_a_graph_that_is_made_once(driver, kernel):
@@ -115,7 +120,7 @@ def test_only_what_changed_is_written_into_a_graph_that_is_made_once(driver, ker
     assert calls_of(driver, lambda: enqueue((5,), 0)) == ["cuGraphExecKernelNodeSetParams", "cuGraphLaunch"]
     assert calls_of(driver, lambda: enqueue(at, 0)) == ["cuGraphExecKernelNodeSetParams", "cuGraphLaunch"]
     assert driver.done == [("graph", n, None) for n in (1 << 45, 1 << 45, 1 << 45, 5, 1 << 45)]
-    assert len(kernel.graphs) == 1
+    assert len(kernel.graphs) == 1 and driver.mode == 1
 
 
 def test_the_node_is_set_as_cuda_lays_it_out(driver, kernel):
@@ -130,7 +135,7 @@ def test_problems_of_one_kernel_share_its_graph(driver, kernel):
         first((at,), 0)
         second((at,), 0)
     assert [parameter for _, parameter, _ in driver.done] == [3, 3, 3, 3, 4, 4]
-    assert driver.called.count("cuGraphInstantiateWithFlags") == 1 and driver.called.count("cuGraphExecKernelNodeSetParams") == 6
+    assert driver.called.count(CREATION[-1]) == 1 and driver.called.count("cuGraphExecKernelNodeSetParams") == 6
     assert list(driver.nodes.values()) == [([1, 2, 3, 32, 1, 1, 9], 4)]
 
 
@@ -170,7 +175,7 @@ def test_what_the_driver_refuses_as_a_graph_is_launched_plainly(driver, kernel, 
     driver.refuses = {refused}
     enqueue((3,), 0)
     assert calls_of(driver, lambda: enqueue((4,), 0)) == ["cuLaunchKernelEx"]  # and is not tried again
-    assert driver.done == [("plain", 3, 0), ("plain", 4, 0)]
+    assert driver.done == [("plain", 3, 0), ("plain", 4, 0)] and driver.mode == 1
 
 
 def test_what_was_refused_once_has_no_part_in_later_launches(driver, kernel):
