@@ -241,6 +241,9 @@ class _Call:
         return (result, lse) if return_lse else result
 
 
+# Floating-point operations from which a launch does not go as a graph. An H200 takes some 15 us for so many, in which a host
+# enqueues three launches of either kind, and between other kernels a graph costs the GPU up to 0.8 us (docs/findings/0023).
+_LONG = 10**10
 _LOCK = Lock()  # torch's operators are registered once
 _CALLS = Calls()
 _RECENT = _CALLS.recent
@@ -352,5 +355,6 @@ def plan_for(problem: Problem, variant: Variant, key: DispatchKey) -> Plan:
 
     signature = variant.signature(key.dtype) + (problem.program_tokens if variant.programmed else ())
     grid = variant.grid(problem, key, device)
-    prepare = make_prepare(load(key, variant, device), signature, grid, device, alone=True)
+    by_graph = problem.operations < _LONG
+    prepare = make_prepare(load(key, variant, device), signature, grid, device, by_graph=by_graph)
     return Plan(problem, variant, key, device, access, prepare=prepare)

@@ -165,16 +165,16 @@ class _Caller:
 
 def make_prepare(
     kernel: LoadedKernel, signature: tuple[str, ...], grid: tuple[int, int, int], device: Device, early: bool = False,
-    alone: bool = False,
+    by_graph: bool = False,
 ) -> Callable[[tuple[Any, ...]], Launch]:
     """prepare(arguments with an Address for each address) -> launch(addresses, stream): enqueue on a stream's handle.
 
-    early: as `Variant.early`. alone: it is not, and nothing that is follows; on the legacy stream it goes as a graph.
+    early: as `Variant.early`. by_graph: on the legacy stream it goes as a graph, which nothing can follow early.
     Allocates nothing on the device, and leaves the thread's current device as it is. Threads may launch at once: each takes
     a caller, with parameters, out of a pool.
     """
     launch_kernel = entry_point("cuLaunchKernelEx", 12000, True)
-    by_graph = make_graph_launch(kernel) if alone else None
+    enqueue = make_graph_launch(kernel) if by_graph else None
     function = ctypes.c_void_p.from_param(int(kernel.handle))
     shape = (*grid, kernel.artifact.threads, 1, 1, kernel.artifact.shared_bytes)
     attributes = (ctypes.addressof(_EARLY), 1) if early else ()
@@ -198,7 +198,7 @@ def make_prepare(
             block = mine.block
             if block.addresses != addresses:
                 write(block, addresses)
-            if stream or by_graph is None or not by_graph(mine):
+            if stream or enqueue is None or not enqueue(mine):
                 mine.config.stream = stream
                 fault = launch_kernel(mine.config_at, function, block.table, None)
                 if fault:

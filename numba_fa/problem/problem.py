@@ -76,6 +76,11 @@ class Problem:
         return self.batch, self.seqlen_q, self.heads, self.head_dim_v
 
     @property
+    def operations(self) -> int:
+        """Floating-point operations of the two matrix products where every query sees every key."""
+        return 2 * self.batch * self.heads * self.seqlen_q * self.seqlen_k * (self.head_dim + self.head_dim_v)
+
+    @property
     def bias_name(self) -> str:
         """The biases and the sink in a slug: their names in order, the sink last; "none" where there are none."""
         names = [bias.name for bias in self.biases] + (["sink"] if self.sink_logits else [])

@@ -79,7 +79,7 @@ def test_a_repeated_call_enters_few_functions():
     with pretended_gpu():
         plan, padded = numba_fa.plan(q, k, v), numba_fa.plan(q, k, v, mask=padding)
         calls = {
-            "attention": (9, lambda: numba_fa.attention(q, k, v, mask="causal")),
+            "attention": (10, lambda: numba_fa.attention(q, k, v, mask="causal")),
             "out, lse": (14, lambda: numba_fa.attention(q, k, v, out=out, return_lse=True)),
             "padding, alibi": (15, lambda: numba_fa.attention(q, k, v, mask=padding, bias=alibi)),
             "Plan.run": (8, lambda: plan.run(q, k, v, out)),
@@ -342,3 +342,19 @@ def test_a_launch_has_the_addresses_of_its_own_call():
                 assert words[:5] == [x.data_ptr() for x in (q, k, v, out, lse)]
                 assert words[12:] == [0, 0, 1, 4, length.data_ptr()]
                 assert [ctypes.c_int32.from_address(place).value for place in places[5:10]] == [2, 2, 1, 64, 64]
+
+
+def test_short_calls_go_as_graphs_and_long_ones_plainly():
+    """Where the GPU takes longer than the host, the host's time is not worth the GPU's (docs/findings/0023)."""
+    from numba_fa.testing.pretended_gpu import grid_of, pretended_gpu
+
+    def called(seqlen, dtype):
+        q = torch.empty(1, seqlen, 1, 64, dtype=dtype).expand(1, seqlen, 16, 64)
+        numba_fa.plan(q, q, q).run(q, q, q, torch.empty(1, seqlen, 16, 64, dtype=dtype))
+        return "plain" if isinstance(launches[-1], tuple) else "graph"
+
+    with pretended_gpu() as launches:
+        for dtype in (torch.bfloat16, torch.float32):
+            assert called(1024, dtype) == "graph"  # 4 * 16 * 1024 * 1024 * 64 operations are 4e9
+            assert called(2048, dtype) == "plain"  # 17e9
+            assert grid_of(launches[-1])[0] > 1

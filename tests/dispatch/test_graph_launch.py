@@ -101,7 +101,7 @@ def kernel():
 
 
 def launcher(kernel, grid=(7, 8, 9), **options):
-    options = {"alone": True} | options
+    options = {"by_graph": True} | options
     return launch.make_prepare(kernel, ("pointer", "int32"), grid, HOPPER, **options)((Address(0), 3))
 
 
@@ -148,7 +148,7 @@ def test_other_streams_get_a_plain_launch(driver, kernel):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("options", [{"alone": False}, {"alone": False, "early": True}], ids=str)
+@pytest.mark.parametrize("options", [{"by_graph": False}, {"by_graph": False, "early": True}], ids=str)
 def test_kernels_among_others_get_plain_launches(driver, kernel, options):
     enqueue = launcher(kernel, **options)
     enqueue((3,), 0)

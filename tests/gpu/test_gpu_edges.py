@@ -1,5 +1,7 @@
 """On a GPU: races, streams, graphs, every array library, odd strides, and wrong inputs refused before a launch."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,23 @@ def test_many_addresses_through_the_graph_of_a_kernel(dtype):
     torch.cuda.synchronize()
     assert len(kernel_of(plans[0]).graphs) == 1
     assert all(torch.equal(a, b) for a, b in zip(*outs, strict=True)) and not outs[0][0].isnan().any()
+
+
+def test_threads_launch_graphs_of_one_kernel_at_once():
+    given = [[random(1, 60 + 4 * i, 4, 64, seed=3 * i + j) for j in range(3)] for i in range(8)]
+    plans = [numba_fa.plan(*arrays) for arrays in given]
+    expected = [numba_fa.attention(*arrays) for arrays in given]
+    torch.cuda.synchronize()
+
+    def launches(n):
+        outs = [torch.full_like(given[n][0], float("nan")) for _ in range(200)]
+        for out in outs:
+            plans[n].run(*given[n], out)
+        return all(torch.equal(out, expected[n]) for out in outs)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(launches, range(8))) == [True] * 8
+    assert 1 <= len(kernel_of(plans[0]).graphs) <= 8
 
 
 def test_the_legacy_stream_waits_for_others_and_they_for_it():

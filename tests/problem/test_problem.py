@@ -34,6 +34,14 @@ def test_every_good_request_is_described(batch, seqlen_q, seqlen_k, heads_kv, gr
     assert math.isclose(found.scale, 1 / math.sqrt(head_dim), rel_tol=1e-15)
 
 
+def test_operations_are_those_of_both_products():
+    """Two for each multiply-add of q k^T, and of the weights with v: counted one by one."""
+    found = problem(batch=2, seqlen_q=3, seqlen_k=5, heads=4, heads_kv=2, head_dim=8)
+    scores = [(b, h, i, j) for b in range(2) for h in range(4) for i in range(3) for j in range(5)]
+    assert found.operations == sum(2 * 8 + 2 * 8 for _ in scores)
+    assert replace(found, head_dim_v=16).operations == sum(2 * 8 + 2 * 16 for _ in scores)
+
+
 def test_summary_names_what_a_person_asks_for():
     text = problem(mask="causal", dtype="bfloat16", device="cuda:3").summary
     for word in ("bfloat16", "causal", "cuda:3", "batch 2", "5 x 7", "6 over 3", "head_dim 64"):
