@@ -25,6 +25,7 @@ from numba_fa.adapters.given import (
 )  # fmt: skip
 from numba_fa.adapters.library import Library, same
 from numba_fa.adapters.torch_ops import Operators, operators
+from numba_fa.backward import RECENT as RECENT_BACKWARD
 from numba_fa.backward import attention_backward
 from numba_fa.dispatch.addresses import aux_views
 from numba_fa.dispatch.device import device_of
@@ -247,7 +248,7 @@ _LONG = 10**10
 _LOCK = Lock()  # torch's operators are registered once
 _CALLS = Calls()
 _RECENT = _CALLS.recent
-_RECORDED = torch_again.RecordedCalls(_RECENT)
+_RECORDED = torch_again.RecordedCalls(_RECENT, RECENT_BACKWARD)
 
 
 def forget() -> None:

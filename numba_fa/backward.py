@@ -117,6 +117,15 @@ class _Call:
     ending: int
     check: Callable[..., bool] | None = None
 
+    def inputs_of(self, *arrays: Any) -> list[int] | None:
+        """Addresses as `run` takes them, of arrays that lie so; None of others. q, k, v, out, dout, lse and perhaps dlse."""
+        if self.check is None or not self.check(*arrays):
+            return None
+        inputs = [*map(self.address, arrays)]
+        if not all(inputs):
+            return None
+        return inputs if len(arrays) == len(_INPUTS) else [*inputs, 0]
+
     def run(self, q: Any, inputs: Sequence[int], aux: Sequence[int]) -> Gradients:
         """Make the results, launch, and return them. Addresses: of q, k, v, out, dout, lse and dlse (0: none), and of the
         arrays of mask, biases and sink_logits."""
@@ -135,7 +144,7 @@ class _Call:
 
 _INPUTS = ("q", "k", "v", "out", "dout", "lse", "dlse")
 _CALLS = Calls()
-_RECENT = _CALLS.recent
+RECENT = _CALLS.recent  # by facts of mask and biases, scale, what is wanted, deterministic, how many arrays, backend's mark
 
 
 def _remembered(
@@ -148,11 +157,10 @@ def _remembered(
     facts, aux = given.glance()
     names = wanted if isinstance(wanted, str) else tuple(wanted)
     how = facts, scale, names, deterministic, len(arrays), env.backend_mark()
-    recent = _RECENT.get(how)
-    if recent is not None and recent.check(*arrays):
-        inputs = [*map(recent.address, arrays)]
-        if all(inputs) and reduce(or_, inputs) & 15 == recent.ending:
-            return None, recent, inputs if len(arrays) == 7 else [*inputs, 0], aux
+    recent = RECENT.get(how)
+    found = None if recent is None else recent.inputs_of(*arrays)
+    if found is not None:
+        return None, recent, found, aux
     library = LIBRARIES[type(arrays[0])]
     if torch_around.beside(*arrays):
         raise ValueError("new arrays would be a transform's")

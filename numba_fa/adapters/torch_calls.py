@@ -41,7 +41,7 @@ def recorded(
     if torch._C._are_functorch_transforms_active():
         operator = operators.transformed
     elif alone(torch, (q, k, v, *arrays, *([] if sink is None else [sink]))) and not any(map(casts, (q, k, v))):
-        operator = partial(operators.recorded, operators.run)
+        operator = partial(operators.recorded, operators.run, None)
     else:
         operator = operators.attention
     scale = None if scale is None else float(scale)

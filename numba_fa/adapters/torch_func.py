@@ -44,26 +44,32 @@ def forward_of(torch: Any, operator: Call, save: Call, backward_of: Callable[[Ca
 
 
 def recorded_of(torch: Any, save: Call, backward: Call) -> Call:
-    """(run, q, k, v, arrays and the rest of the operator `attention`'s arguments) -> what run gives of them, recorded.
+    """(run, again, q, k, v, arrays and all else that the operator `attention` takes) -> what run gives of them, recorded.
 
-    run: a function of the same arguments; save, backward: as the operator's own. For calls that only autograd has to see.
+    run: a function of the same arguments; save, backward: as the operator's own. again: None, or a function (saved tensors,
+    which inputs need a gradient, dout, dlse) -> what goes back, or None where that is not as it was before. For calls that
+    only autograd has to see.
     """
     def forward(ctx: Any, q: Any, k: Any, v: Any, sink: Any, how: Any, *arrays: Any) -> Any:
-        run, *rest = how
+        run, ctx.again, *rest = how
         made = run(q, k, v, arrays, sink, *rest)
         save(ctx, (q, k, v, arrays, sink, *rest), made)
         return made
 
     def back(ctx: Any, *douts: Any) -> Any:
-        of_q, of_k, of_v, of_sink, _, *of_arrays = ctx.needs_input_grad
-        saved = _Saved(ctx.saved_tensors, (of_q, of_k, of_v, of_arrays, of_sink), ctx.rest)
-        dq, dk, dv, darrays, dsink, *_ = backward(saved, *douts)
+        tensors, needs = ctx.saved_tensors, ctx.needs_input_grad
+        if ctx.again is not None and not torch.compiler.is_dynamo_compiling():
+            made = ctx.again(tensors, needs, *douts)
+            if made is not None:
+                return made
+        of_q, of_k, of_v, of_sink, _, *of_arrays = needs
+        dq, dk, dv, darrays, dsink, *_ = backward(_Saved(tensors, (of_q, of_k, of_v, of_arrays, of_sink), ctx.rest), *douts)
         return (dq, dk, dv, dsink, None, *darrays)
 
     apply = _function(torch, "Attention", forward=forward, backward=back).apply
 
-    def call(run: Call, q: Any, k: Any, v: Any, arrays: Any, sink: Any, *rest: Any) -> Any:
-        return apply(q, k, v, sink, (run, *rest), *arrays)
+    def call(run: Call, again: Call | None, q: Any, k: Any, v: Any, arrays: Any, sink: Any, *rest: Any) -> Any:
+        return apply(q, k, v, sink, (run, again, *rest), *arrays)
 
     return call
 

@@ -33,8 +33,8 @@ DEVICES = ("cpu", "cuda")
 class Operators(NamedTuple):
     """The two operators, with their schemas as above. wanted: names of gradients ("q", "bias0", "sink") and commas.
 
-    transformed: `attention` for tensors that torch.func transforms. recorded: for calls that are `alone`; its first
-    argument, `run` or what does the same, computes, and the rest are the same.
+    transformed: `attention` for tensors that torch.func transforms. recorded: for calls that are `alone`; of its first two
+    arguments one computes, `run` or what does the same, the other knows the way back or is None; the rest are the same.
     """
 
     attention: Any
@@ -149,20 +149,22 @@ def _backward(torch: Any, attention_backward: Callable[..., Any]) -> Callable[..
             ints: Any, floats: Any, scale: Any, wanted: str, deterministic: bool) -> list[Any]:  # fmt: skip
         mask, biases = _declared(program, ints, floats, arrays)
         names = tuple(wanted.split(","))
-        strictly = deterministic or (
-            torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
-        )
         with torch.no_grad():
             found = attention_backward(
                 _as_kernels_take_it(torch, dout), q, k, v, out, lse.contiguous(), mask=mask, bias=biases or None,
                 sink_logits=sink_logits, scale=scale, dlse=None if dlse is None else dlse.contiguous(), wanted=names,
-                deterministic=strictly,
+                deterministic=deterministic or strictly(torch),
             )  # fmt: skip
         given = {"q": found.dq, "k": found.dk, "v": found.dv, "sink": found.dsink}
         given |= {f"bias{i}": gradient for i, gradient in enumerate(found.dbias)}
         return [given[name] for name in names]
 
     return run
+
+
+def strictly(torch: Any) -> bool:
+    """Whether torch was told to compute what is bit-equal from run to run."""
+    return bool(torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled())
 
 
 def _declared(program: str, ints: Sequence[int], floats: Sequence[float], arrays: Sequence[Any]) -> Any:

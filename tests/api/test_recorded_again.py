@@ -5,8 +5,8 @@ import math
 import pytest
 
 import numba_fa
-from numba_fa import api
-from numba_fa.adapters import torch_calls
+from numba_fa import api, backward
+from numba_fa.adapters import torch_calls, torch_ops
 
 torch = pytest.importorskip("torch")
 from tests.api.plain_attention import plain  # noqa: E402
@@ -32,6 +32,105 @@ def test_a_recorded_call_made_before_is_short(made_before, monkeypatch):
     out = numba_fa.attention(q, k, v, mask="causal")
     w = weights(out)
     same_gradients((out * w).sum(), (plain(q, k, v, causal=True)[0] * w).sum(), (q, k, v))
+
+
+def test_the_way_back_of_a_call_made_before_is_short(made_before, monkeypatch):
+    """Of a gradient that lies as kernels take it, and nothing is looked at anew."""
+    q, k, v = made_before
+    out = numba_fa.attention(q, k, v, mask="causal")
+    for module, name in ((backward, "_remembered"), (backward, "_checked_call"), (torch_ops, "_needed")):
+        monkeypatch.setattr(module, name, None)
+    w = weights(out)
+    same_gradients((out * w).sum(), (plain(q, k, v, causal=True)[0] * w).sum(), (q, k, v))
+
+
+def back(out, arrays, dout, **options):
+    return torch.autograd.grad(out, arrays, dout, retain_graph=True, **options)
+
+
+BACKS = {
+    "as before": lambda out, lse, qkv, dout: back(out, qkv, dout),
+    "expanded": lambda out, lse, qkv, dout: back(out, qkv, dout[:1, :1].expand_as(dout)),
+    "transposed": lambda out, lse, qkv, dout: back(out, qkv, dout.transpose(1, 2).contiguous().transpose(1, 2)),
+    "odd address": lambda out, lse, qkv, dout: back(
+        out, qkv, torch.cat([dout.new_zeros(1), dout.flatten()])[1:].view(dout.shape)
+    ),
+    "of q": lambda out, lse, qkv, dout: back(out, qkv[:1], dout),
+    "of k and v": lambda out, lse, qkv, dout: back(out, qkv[1:], dout),
+    "of the LSE": lambda out, lse, qkv, dout: back(lse, qkv, dout[..., 0].transpose(1, 2)),
+    "of both": lambda out, lse, qkv, dout: back((out, lse), qkv, (dout, dout[..., 0].transpose(1, 2).contiguous())),
+    "to be gone back through": lambda out, lse, qkv, dout: back(out, qkv, dout, create_graph=True),
+    "batched": lambda out, lse, qkv, dout: back(out, qkv, torch.stack([dout, -dout]), is_grads_batched=True),
+}
+
+
+@pytest.mark.parametrize("name", BACKS)
+def test_a_way_back_that_is_unlike_the_one_before_is_seen(made_before, name):
+    """Twice each, after one that is as before, beside a call that nothing was known of."""
+    dout = torch.randn(made_before[0].shape, generator=torch.Generator().manual_seed(5))
+
+    def results(times):
+        for _ in range(times):
+            out, lse = numba_fa.attention(*made_before, mask="causal", return_lse=True)
+            back(out, made_before, dout)
+            found = BACKS[name](out, lse, made_before, dout)
+        return [x.detach() for x in found]
+
+    found = results(3)
+    api.forget()
+    backward.forget()
+    for x, y in zip(found, results(1), strict=True):
+        assert torch.equal(x, y)
+
+
+def test_what_goes_on_around_a_way_back_is_seen(made_before, monkeypatch):
+    dout = torch.randn(made_before[0].shape, generator=torch.Generator().manual_seed(5))
+    out = numba_fa.attention(*made_before, mask="causal")
+    expected, asked = back(out, made_before, dout), []
+    with Listening() as mode:
+        heard = back(out, made_before, dout)
+    assert mode.heard == ["numba_fa::attention_backward"] and all(map(torch.equal, heard, expected))
+    with pytest.raises(numba_fa.UnsupportedError, match="second derivatives"):
+        (dq, *_) = back(out, made_before, dout, create_graph=True)
+        dq.sum().backward()
+    with torch.autograd.forward_ad.dual_level():
+        tangled = torch.autograd.forward_ad.make_dual(dout, dout)
+        with pytest.raises(numba_fa.UnsupportedError, match="tangent"):
+            back(out, made_before, tangled)
+    run = backward._Call.run
+    monkeypatch.setattr(backward._Call, "run", lambda self, *rest: asked.append(self) or run(self, *rest))
+    found = [back(out, made_before, dout)]
+    torch.use_deterministic_algorithms(True)
+    try:
+        found += [back(out, made_before, dout) for _ in range(3)]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    found.append(back(out, made_before, dout))
+    assert all(all(map(torch.equal, others, expected)) for others in found)
+    assert [call is asked[0] for call in asked] == [True, False, False, False, True]  # a kernel of its own where asked for
+
+
+def test_a_way_back_computes_what_is_needed_of_what_lies_right(made_before, monkeypatch):
+    out = numba_fa.attention(*made_before, mask="causal")
+    dout = torch.randn(out.shape, generator=torch.Generator().manual_seed(5))
+    odd, asked, run = torch.cat([dout.new_zeros(1), dout.flatten()])[1:].view(dout.shape), [], backward._Call.run
+    monkeypatch.setattr(backward._Call, "run", lambda self, q, *rest: asked.append((self, *rest)) or run(self, q, *rest))
+    for _ in range(3):
+        back(out, made_before[:1], dout)
+        call, inputs, _ = asked[-1]
+        assert call.returned[:3].count(-1) == 2 and inputs[4] == dout.data_ptr()
+        back(out, made_before, odd)
+        call, inputs, _ = asked[-1]
+        assert call.returned[:3].count(-1) == 0 and inputs[4] % 16 == 0 and odd.data_ptr() % 16 == 4
+
+
+def test_a_way_back_heeds_the_backend_of_its_own_time(made_before, monkeypatch):
+    out = numba_fa.attention(*made_before, mask="causal")
+    dout = torch.ones_like(out)
+    back(out, made_before, dout)
+    monkeypatch.setenv("NUMBA_FA_BACKEND", "simt")
+    with pytest.raises(numba_fa.UnsupportedError):
+        back(out, made_before, dout)
 
 
 UNLIKE = {
