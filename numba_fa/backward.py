@@ -122,7 +122,7 @@ class _Call:
         if self.check is None or not self.check(*arrays):
             return None
         inputs = [*map(self.address, arrays)]
-        if not all(inputs):
+        if not all(inputs) or reduce(or_, inputs) & 15 != self.ending:
             return None
         return inputs if len(arrays) == len(_INPUTS) else [*inputs, 0]
 

@@ -59,7 +59,7 @@ class Recorded:
             return None
         q, k, v, out, lse, _ = saved
         scale = self.rest[3]
-        how = self.facts, scale, ("q","k","v"), strictly(torch), 6, env.backend_mark()
+        how = self.facts, scale, tuple(compress("qkv", needs)), strictly(torch), 6, env.backend_mark()
         call = self.backs.get(how)
         inputs = call and call.inputs_of(q, k, v, out, dout, lse)
         if call is None or inputs is None or not alone(torch, ()):
