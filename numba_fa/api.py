@@ -93,13 +93,14 @@ def attention(
             if lies_so and (out is None or (out_at and recent.out_is_apart((q_at, k_at, v_at, out_at, 0, *aux)))):
                 call = recent
         if call is None:
-            again = None if aux or out is not None else _RECORDED.find(how, q, k, v)
+            again = None if out is not None else _RECORDED.find(how, q, k, v, mask, bias, sink_logits)
             if again is None:
                 key, call, q_at, k_at, v_at, out_at = _remembered(how, q, k, v, out, aux)
     except Exception:  # a call not made before, or a fault, which is told below
         call = again = None
     if again is not None:
-        return again.run(q, k, v, return_lse)
+        recorded, arrays = again
+        return recorded.run(q, k, v, arrays, return_lse)
     if call is None:
         return _anew(how, key, q, k, v, Given(mask, bias, sink_logits), scale, out, return_lse)
     return call.run(q, out, return_lse, q_at, k_at, v_at, out_at, aux)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from functools import lru_cache
 from typing import Any
 
 from numba_fa import env
@@ -13,59 +13,99 @@ from numba_fa.adapters import torch as tensors
 from numba_fa.adapters.given import Given
 from numba_fa.adapters.torch_ops import alone, strictly
 from numba_fa.problem.biases import biases_of
-from numba_fa.problem.flat import flat
+from numba_fa.problem.flat import flat, parameters
 from numba_fa.problem.masks import mask_named
 
 _MOST_CALLS = 1024
+_FOUND = tuple["Recorded", list[Any]]  # and the arrays of mask, biases and sink_logits
 
 
 @dataclass(slots=True)
 class Recorded:
-    """How to do a recorded call again, of no arrays but q, k and v.
+    """How to do a recorded call again.
 
     guard(q, k, v): whether they lie as its did and the same gradients are wanted. call: how `attention` does it, with the
-    LSE, when nothing is recorded. rest: what the operator takes behind the arrays. facts: of its mask and biases. backs: the
-    last calls of `attention_backward`, by what they are known by there.
+    LSE, when nothing is recorded. rest: what the operator takes behind the arrays. has_sink: whether the last of the arrays
+    is sink_logits. facts: of mask, biases and arrays, where nothing is recorded; seen: of each array, and how their
+    addresses end. backs: the last calls of `attention_backward`, by what they are known by there.
     """
 
     guard: Callable[..., bool]
     call: Any
     record: Callable[..., Any]
     rest: tuple[Any, ...]
+    has_sink: bool
     facts: Any
+    seen: tuple[Any, ...]
     backs: Mapping[Any, Any]
 
-    def fits(self, q: Any, k: Any, v: Any) -> bool:
-        """Whether it is such a call again."""
-        if not (self.guard(q, k, v) and alone(sys.modules["torch"], ())):
+    def fits(self, q: Any, k: Any, v: Any, arrays: list[Any]) -> bool:
+        """Whether it is such a call again; of mask, biases and arrays that is known but for the arrays' classes."""
+        if not (self.guard(q, k, v) and alone(sys.modules["torch"], arrays)):
             return False
         address = self.call.address
         q_at, k_at, v_at = address(q), address(k), address(v)
         return bool((q_at | k_at | v_at) & 15 == self.call.ending and q_at and k_at and v_at)
 
-    def run(self, q: Any, k: Any, v: Any, return_lse: bool) -> Any:
+    def run(self, q: Any, k: Any, v: Any, arrays: list[Any], return_lse: bool) -> Any:
         """What `attention` returns, recorded; of tensors that fit."""
-        made = self.record(self._compute, self._back, q, k, v, (), None, *self.rest)
+        sink = arrays.pop() if self.has_sink else None
+        made = self.record(self._compute, self._back, q, k, v, arrays, sink, *self.rest)
         return made if return_lse else made[0]
 
-    def _compute(self, q: Any, k: Any, v: Any, *rest: Any) -> Any:
+    def _compute(self, q: Any, k: Any, v: Any, arrays: Sequence[Any], sink: Any, *rest: Any) -> Any:
         address = self.call.address
-        return self.call.run(q, None, True, address(q), address(k), address(v), 0, ())
+        aux = (*map(address, arrays), *(() if sink is None else (address(sink),)))
+        return self.call.run(q, None, True, address(q), address(k), address(v), 0, aux)
 
     def _back(self, saved: tuple[Any, ...], needs: tuple[bool, ...], dout: Any, dlse: Any) -> tuple[Any, ...] | None:
-        """The gradients of q, k, v and of two inputs that have none, or None: `adapters.torch_func.recorded_of`."""
+        """The gradients of all inputs, or None: as `adapters.torch_func.recorded_of` asks for."""
         torch = sys.modules["torch"]
         if dout is None or dlse is not None or torch.is_grad_enabled():
             return None
-        q, k, v, out, lse, _ = saved
-        scale = self.rest[3]
-        how = self.facts, scale, tuple(compress("qkv", needs)), strictly(torch), 6, env.backend_mark()
-        call = self.backs.get(how)
+        q, k, v, out, lse, sink, *arrays = saved
+        names, of_arrays = _wanted(needs, self.rest[0])
+        call = self.backs.get((self.facts, self.rest[3], names, strictly(torch), 6, env.backend_mark()))
         inputs = call and call.inputs_of(q, k, v, out, dout, lse)
-        if call is None or inputs is None or not alone(torch, ()):
+        aux = inputs and self._addresses(arrays if sink is None else [*arrays, sink])
+        if call is None or inputs is None or aux is None:
             return None
-        made = call.run(q, inputs, ())
-        return made.dq, made.dk, made.dv, None, None
+        dq, dk, dv, dbias, dsink = call.run(q, inputs, aux)
+        darrays = [None if bias is None else dbias[bias].to(array.dtype) for array, bias in zip(arrays, of_arrays)]
+        return (dq, dk, dv, dsink, None, *darrays)
+
+    def _addresses(self, arrays: list[Any]) -> list[int] | None:
+        """Where the arrays are, or None where they are not as they were."""
+        if not alone(sys.modules["torch"], arrays):
+            return None
+        if not arrays:
+            return []
+        aux, seen = _glances(arrays)
+        return aux if seen == self.seen else None
+
+
+@lru_cache(maxsize=1024)
+def _wanted(needs: tuple[bool, ...], program: str) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
+    """(names of the gradients that are needed, in the order of `torch_ops`; of each array which bias's it is, or None).
+
+    needs: of q, k, v, sink_logits, nothing, and each array.
+    """
+    of_q, of_k, of_v, of_sink, _, *inside = needs
+    biases = {i: name for name, i in parameters(program).items() if inside[i]}
+    named = {"q": of_q, "k": of_k, "v": of_v, **dict.fromkeys(biases.values(), True), "sink": of_sink}
+    of_arrays = [int(biases[i].removeprefix("bias")) if i in biases else None for i in range(len(inside))]
+    return tuple(name for name, needed in named.items() if needed), tuple(of_arrays)
+
+
+def _glances(arrays: Sequence[Any]) -> tuple[list[int], tuple[Any, ...]]:
+    """Addresses of torch's tensors, and all else that is known of them, with how the addresses end."""
+    glance, aux, seen, bits = tensors.library().glance, [], [], 0
+    for array in arrays:
+        at, facts = glance(array)
+        aux.append(at)
+        seen.append(facts)
+        bits |= at
+    return aux, (*seen, bits & 15)
 
 
 class RecordedCalls:
@@ -79,33 +119,41 @@ class RecordedCalls:
         self._recent, self._backs = recent, backs
         self._known: dict[Any, Recorded] = {}
 
-    def find(self, how: Any, q: Any, k: Any, v: Any) -> Recorded | None:
-        """The call made before that this is again, or None."""
+    def find(self, how: Any, q: Any, k: Any, v: Any, mask: Any, bias: Any, sink_logits: Any) -> _FOUND | None:
+        """The call made before that this is again, with this one's arrays, or None."""
         again = self._known.get(how)
-        return again if again is not None and again.fits(q, k, v) else None
+        if again is None:
+            return None
+        arrays = [array for _, array in Given(mask, bias, sink_logits).arrays] if len(again.seen) > 1 else []
+        return (again, arrays) if again.fits(q, k, v, arrays) else None
 
     def note(self, how: Any, given: Given, scale: Any, record: Callable[..., Any], arrays: tuple[Any, Any, Any]) -> None:
-        """Remember a call of q, k and v that was recorded, if it is one that can be made again so."""
-        if given.arrays or not alone(sys.modules["torch"], arrays):
+        """Remember a call that was recorded, if it is one that can be made again so."""
+        torch, others = sys.modules["torch"], [array for _, array in given.arrays]
+        if not alone(torch, (*arrays, *others)):
             return
-        mask, biases = mask_named(given.mask), biases_of(given.bias)
+        mask, biases, has_sink = mask_named(given.mask), biases_of(given.bias), given.sink_logits is not None
         assert mask is not None and biases is not None
-        facts, _ = Given(mask, biases or None, None).glance()
+        program, ints, floats, inside = flat(mask, biases)
+        if any(one is not other for one, other in zip(inside, others)):  # in another order
+            return
+        with torch.no_grad():
+            facts, _ = Given(mask, biases or None, given.sink_logits).glance()
+            _, seen = _glances(others)
         call, library = self._recent.get((facts, scale, True, True, how[-1])), tensors.library()
         if call is None or library.guard is None:
             return
         again = self._known.get((how, id(call)))
         if again is None or again.call is not call or not again.guard(*arrays):
-            with sys.modules["torch"].no_grad():
+            with torch.no_grad():
                 same = call.check(*arrays)
             guard = library.guard(*arrays)
             if not same or guard is None:
                 return
             if len(self._known) >= _MOST_CALLS:
                 self._known.clear()
-            program, ints, floats, _ = flat(mask, biases)
             rest = program, ints, floats, scale, False
-            again = self._known[how, id(call)] = Recorded(guard, call, record, rest, facts, self._backs)
+            again = self._known[how, id(call)] = Recorded(guard, call, record, rest, has_sink, facts, seen, self._backs)
         self._known[how] = again
 
     def __len__(self) -> int:
