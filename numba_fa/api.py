@@ -93,7 +93,7 @@ def attention(
             if lies_so and (out is None or (out_at and recent.out_is_apart((q_at, k_at, v_at, out_at, 0, *aux)))):
                 call = recent
         if call is None:
-            again = None if out is not None else _RECORDED.find(how, q, k, v, mask, bias, sink_logits)
+            again = None if out is not None else _RECORDED.find(how, q, k, v, (mask, bias, sink_logits))
             if again is None:
                 key, call, q_at, k_at, v_at, out_at = _remembered(how, q, k, v, out, aux)
     except Exception:  # a call not made before, or a fault, which is told below

@@ -119,12 +119,12 @@ class RecordedCalls:
         self._recent, self._backs = recent, backs
         self._known: dict[Any, Recorded] = {}
 
-    def find(self, how: Any, q: Any, k: Any, v: Any, mask: Any, bias: Any, sink_logits: Any) -> _FOUND | None:
-        """The call made before that this is again, with this one's arrays, or None."""
+    def find(self, how: Any, q: Any, k: Any, v: Any, given: tuple[Any, Any, Any]) -> _FOUND | None:
+        """The call made before that this is again, with this one's arrays, or None; given: of what `Given` is made."""
         again = self._known.get(how)
         if again is None:
             return None
-        arrays = [array for _, array in Given(mask, bias, sink_logits).arrays] if len(again.seen) > 1 else []
+        arrays = [array for _, array in Given(*given).arrays] if len(again.seen) > 1 else []
         return (again, arrays) if again.fits(q, k, v, arrays) else None
 
     def note(self, how: Any, given: Given, scale: Any, record: Callable[..., Any], arrays: tuple[Any, Any, Any]) -> None:
