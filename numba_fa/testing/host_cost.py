@@ -82,7 +82,7 @@ def cases(device: str, seqlen: int, dtype: Any) -> dict[str, Callable[[], Any]]:
     found["attention, recorded"] = lambda: attention(*learnt, mask="causal")
     found["attention and its gradients"] = lambda: torch.autograd.grad(attention(*learnt, mask="causal"), learnt, dout)
     found["attention, padding, recorded"] = lambda: attention(*learnt, mask=padding)
-    found["and its gradients"] = lambda: torch.autograd.grad(attention(*learnt, mask=padding), learnt, dout)
+    found["attention, padding, and its gradients"] = lambda: torch.autograd.grad(attention(*learnt, mask=padding), learnt, dout)
     if device != "cpu":  # there it would compute
         found["an empty kernel's launch"] = _empty_launch()
         theirs, dout_theirs = [x.detach().transpose(1, 2).requires_grad_() for x in learnt], dout.transpose(1, 2)
