@@ -80,14 +80,15 @@ def cases(device: str, seqlen: int, dtype: Any) -> dict[str, Callable[[], Any]]:
     found["  of which q's stream"] = lambda: ready.stream(q)
     learnt, dout = [torch.randn(shape, **options).requires_grad_() for _ in range(3)], torch.randn(shape, **options)
     found["attention, recorded"] = lambda: attention(*learnt, mask="causal")
-    found["attention and its gradients"] = lambda: torch.autograd.grad(attention(*learnt, mask="causal"), learnt, dout)
+    gradients = torch.autograd.grad
+    found["attention and its gradients"] = lambda: gradients(attention(*learnt, mask="causal"), learnt, dout)
     found["attention, padding, recorded"] = lambda: attention(*learnt, mask=padding)
-    found["attention, padding, and its gradients"] = lambda: torch.autograd.grad(attention(*learnt, mask=padding), learnt, dout)
+    found["attention, padding, and its gradients"] = lambda: gradients(attention(*learnt, mask=padding), learnt, dout)
     if device != "cpu":  # there it would compute
         found["an empty kernel's launch"] = _empty_launch()
         theirs, dout_theirs = [x.detach().transpose(1, 2).requires_grad_() for x in learnt], dout.transpose(1, 2)
         found["torch SDPA"] = lambda: sdpa(*transposed, is_causal=True)
-        found["torch SDPA and its gradients"] = lambda: torch.autograd.grad(
+        found["torch SDPA and its gradients"] = lambda: gradients(
             sdpa(*theirs, is_causal=True), theirs, dout_theirs
         )
     return found
