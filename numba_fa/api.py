@@ -24,6 +24,7 @@ from numba_fa.adapters.given import (
     writable,
 )  # fmt: skip
 from numba_fa.adapters.library import Library, same
+from numba_fa.adapters.linker import load_beside_older
 from numba_fa.adapters.torch_ops import Operators, operators
 from numba_fa.backward import RECENT as RECENT_BACKWARD
 from numba_fa.backward import attention_backward
@@ -355,6 +356,7 @@ def plan_for(problem: Problem, variant: Variant, key: DispatchKey) -> Plan:
     from numba_fa.build.launch import make_prepare
     from numba_fa.build.loader import load
 
+    load_beside_older()
     signature = variant.signature(key.dtype) + (problem.program_tokens if variant.programmed else ())
     grid = variant.grid(problem, key, device)
     by_graph = problem.operations < _LONG

@@ -15,6 +15,7 @@ from numba_fa.adapters.arrays import LIBRARIES
 from numba_fa.adapters.calls import Calls
 from numba_fa.adapters.given import Given, common_library, named, refuse_gradients
 from numba_fa.adapters.library import Library, same
+from numba_fa.adapters.linker import load_beside_older
 from numba_fa.dispatch.addresses import aux_views
 from numba_fa.dispatch.device import device_of
 from numba_fa.dispatch.gradient_plan import GradientPlan, Kernel, Launch, without_addresses
@@ -102,8 +103,8 @@ class _Call:
     """How to do a call that was checked, on arrays that lie as its did.
 
     makers: of the results, in number `results`, and then of the rooms. places: which of those are dq, dk, dv, dsink and
-    the biases' gradients, -1 for none. returned: the same of those that the caller wanted. ending: of the addresses, in
-    bits. check(q, k, v, out, dout, lse[, dlse]): whether arrays lie so, where the library can tell quickly.
+    the biases' gradients, -1 for none. returned: the same of those that the caller wanted. ending: `_ending` of the
+    addresses. check(q, k, v, out, dout, lse[, dlse]): whether arrays lie so, where the library can tell quickly.
     """
 
     launches: list[Launch]
@@ -122,7 +123,7 @@ class _Call:
         if self.check is None or not self.check(*arrays):
             return None
         inputs = [*map(self.address, arrays)]
-        if not all(inputs) or reduce(or_, inputs) & 15 != self.ending:
+        if not all(inputs) or _ending(inputs) != self.ending:
             return None
         return inputs if len(arrays) == len(_INPUTS) else [*inputs, 0]
 
@@ -140,6 +141,11 @@ class _Call:
         if self.finish is not same:
             dq, dk, dv, dsink, *dbias = [x if x is None else self.finish(x) for x in (dq, dk, dv, dsink, *dbias)]
         return Gradients(dq, dk, dv, tuple(dbias), dsink)
+
+
+def _ending(inputs: Sequence[int]) -> int:
+    """How addresses end in bits: those of q, k, v, out, dout, on which a plan's alignment rests; above, lse's and dlse's."""
+    return reduce(or_, inputs[:5]) & 15 | (reduce(or_, inputs[5:]) & 15) << 4
 
 
 _INPUTS = ("q", "k", "v", "out", "dout", "lse", "dlse")
@@ -170,7 +176,7 @@ def _remembered(
     inputs = [at for at, _ in seen]
     if not all(inputs):
         raise ValueError("an array without memory")
-    key = (*[fact for _, fact in seen], reduce(or_, inputs) & 15, *how)
+    key = (*[fact for _, fact in seen], _ending(inputs), *how)
     call = _CALLS.get(key)
     guard = library.guard
     if call is not None and guard is not None:
@@ -217,7 +223,7 @@ def _checked_call(
     problem, asked = _checked(views, saved, given, scale, wanted)
     planned = _plan(without_addresses(problem), asked, deterministic, env.backend())
     inputs = [views[name].pointer if name in views else 0 for name in _INPUTS]
-    call = _call(library, named["q"], views, saved, problem, planned, reduce(or_, inputs) & 15)
+    call = _call(library, named["q"], views, saved, problem, planned, _ending(inputs))
     if key is not None:
         _CALLS.keep(key, call)
     return call, inputs, [view.pointer for view in aux_views(problem)]
@@ -276,6 +282,7 @@ def _kernel(problem: Problem, variant: Variant, key: DispatchKey) -> Kernel:
     from numba_fa.build.launch import make_prepare
     from numba_fa.build.loader import load
 
+    load_beside_older()
     signature = variant.signature(key.dtype) + (problem.program_tokens if variant.programmed else ())
     grid = variant.grid(problem, key, device)
     prepare = make_prepare(load(key, variant, device), signature, grid, device, variant.early)

@@ -6,6 +6,7 @@ from typing import Any
 
 from numba_fa.adapters.arrays import library_of
 from numba_fa.adapters.library import Library
+from numba_fa.adapters.linker import load_beside_older
 from numba_fa.dispatch.device import device_of
 from numba_fa.errors import ProblemError
 from numba_fa.problem.arrays import ArrayView
@@ -86,6 +87,7 @@ def _fill(
     from numba_fa.build.loader import load
     from numba_fa.kernels.common.variant import BLOCK_TABLE, SIGNATURE, block_key
 
+    load_beside_older()
     kernel = load(block_key(mask.name), BLOCK_TABLE, device)
     grid = (table.shape[2], sizes.heads, sizes.batch)
     launch = make_launch(kernel, SIGNATURE + mask.tokens, grid, device)

@@ -47,8 +47,13 @@ class Given(NamedTuple):
         facts: list[Any] = []
         addresses: list[int] = []
         bits = 0
-        for part in (mask, *bias) if isinstance(bias, (tuple, list)) else (mask, bias):
+        several = isinstance(bias, (tuple, list))
+        if several and any(part is None for part in bias):
+            raise ValueError("no bias")
+        for part in (mask, *bias) if several else (mask, bias):
             if not isinstance(part, Declaration):
+                if part is not None and type(part) is not str:  # such as the tuple that a declaration has for its facts
+                    raise ValueError("no mask, and no bias")
                 facts.append(part)
                 continue
             facts.append(part.without_arrays)

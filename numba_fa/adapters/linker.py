@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 from importlib import metadata
 
 _OLDER = "libnvJitLink.so.12"
@@ -28,4 +29,5 @@ def load_beside_older() -> None:
         return
     for file in files:
         if file.name.startswith("libnvJitLink.so."):
-            ctypes.CDLL(str(file.locate()))
+            with suppress(OSError):  # a package without its files: what links will tell
+                ctypes.CDLL(str(file.locate()))

@@ -11,7 +11,7 @@ from typing import Any
 from numba_fa import env
 from numba_fa.adapters import torch as tensors
 from numba_fa.adapters.given import Given
-from numba_fa.adapters.torch_ops import alone, strictly
+from numba_fa.adapters.torch_ops import alone, classes, strictly
 from numba_fa.problem.biases import biases_of
 from numba_fa.problem.flat import flat, parameters
 from numba_fa.problem.masks import mask_named
@@ -64,10 +64,13 @@ class Recorded:
         if dout is None or dlse is not None or torch.is_grad_enabled():
             return None
         q, k, v, out, lse, sink, *arrays = saved
+        others = arrays if sink is None else [*arrays, sink]
+        if not (classes(torch).issuperset(map(type, (q, k, v, out, lse))) and alone(torch, [dout, *others])):
+            return None
         names, of_arrays = _wanted(needs, self.rest[0])
         call = self.backs.get((self.facts, self.rest[3], names, strictly(torch), 6, env.backend_mark()))
         inputs = call and call.inputs_of(q, k, v, out, dout, lse)
-        aux = inputs and self._addresses(arrays if sink is None else [*arrays, sink])
+        aux = self._addresses(others) if inputs else None
         if call is None or inputs is None or aux is None:
             return None
         dq, dk, dv, dbias, dsink = call.run(q, inputs, aux)
@@ -76,12 +79,10 @@ class Recorded:
 
     def _addresses(self, arrays: list[Any]) -> list[int] | None:
         """Where the arrays are, or None where they are not as they were."""
-        if not alone(sys.modules["torch"], arrays):
-            return None
         if not arrays:
             return []
         aux, seen = _glances(arrays)
-        return aux if seen == self.seen else None
+        return aux if seen == self.seen and all(aux) else None
 
 
 @lru_cache(maxsize=1024)
@@ -135,8 +136,10 @@ class RecordedCalls:
         mask, biases, has_sink = mask_named(given.mask), biases_of(given.bias), given.sink_logits is not None
         assert mask is not None and biases is not None
         program, ints, floats, inside = flat(mask, biases)
-        if any(one is not other for one, other in zip(inside, others)):  # in another order
-            return
+        learnt = parameters(program).values()
+        for i, (one, other) in enumerate(zip(inside, others)):
+            if one is not other or (one.requires_grad and i not in learnt):  # another order, or an error of some way back
+                return
         with torch.no_grad():
             facts, _ = Given(mask, biases or None, given.sink_logits).glance()
             _, seen = _glances(others)

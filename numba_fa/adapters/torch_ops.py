@@ -83,11 +83,10 @@ def operators(forward: Callable[..., Any], backward: Callable[..., Any]) -> Oper
         given = [dout] if dlse is None else [dout, dlse]
         # What was saved was plain; hooks of saved tensors may give back another class.
         saved = [q, k, v, out, lse, *arrays] if sink is None else [q, k, v, out, lse, sink, *arrays]
-        plain = all(type(x) in kinds for x in saved) and alone(torch, given)
+        plain = classes(torch).issuperset(map(type, saved)) and alone(torch, given)
         quick = plain and not torch.is_grad_enabled()
         return (run_backward if quick else attention_backward)(dout, dlse, *rest)
 
-    kinds = (torch.Tensor, torch.nn.Parameter)
     recorded = recorded_of(torch, _save, _backward_of(torch, at_once))
     return Operators(attention, attention_backward, transformed, recorded, run_forward)
 
@@ -100,6 +99,12 @@ def transformed_backward(backward: Callable[..., Any]) -> Callable[..., Any]:
     return gradients_of(torch, _backward(torch, backward), _refuse_twice)
 
 
+@cache
+def classes(torch: Any) -> frozenset[type]:
+    """Of tensors that stand for nothing else."""
+    return frozenset((torch.Tensor, torch.nn.Parameter))
+
+
 def alone(torch: Any, arrays: Sequence[Any]) -> bool:
     """Whether nobody but autograd has to see a call on these tensors: no transform, mode, tracer or class of tensors.
 
@@ -107,7 +112,7 @@ def alone(torch: Any, arrays: Sequence[Any]) -> bool:
     """
     if torch._C._are_functorch_transforms_active() or tensors.watched():
         return False
-    kinds, keys = (torch.Tensor, torch.nn.Parameter), torch._C._dispatch_keys
+    kinds, keys = classes(torch), torch._C._dispatch_keys
     for array in arrays:
         if type(array) not in kinds or (keys(array).raw_repr() not in _PLAIN and not _is_plain(torch, array)):
             return False

@@ -141,3 +141,18 @@ def test_nothing_but_results_and_rooms_is_allocated(launches, runs):
     numba_fa.attention_backward(*inputs(128), mask="causal")
     plan, *_ = runs[-1]
     assert plan.rooms == {"rows": 4 * 128 * 2 * 4, "sums": 4 * 128 * 64 * 4}
+
+
+def test_an_odd_lse_is_not_an_odd_q(launches, runs):
+    """TMA wants q, k, v, out and dout at multiples of 16 bytes, the LSE anywhere: calls are told apart by which is odd."""
+    def at(x, odd):
+        room = torch.zeros(x.numel() * x.element_size() + 64, dtype=torch.uint8)
+        start = (odd - room.data_ptr()) % 16
+        return room[start : start + x.numel() * x.element_size()].view(x.dtype).view(x.shape)
+
+    given = inputs()
+    for odd_q, odd_lse, family in ((0, 4, "sm90"), (4, 0, "simt"), (0, 0, "sm90"), (4, 4, "simt")) * 3:
+        dout, q, k, v, out, lse = (at(x, odd_lse if i == 5 else odd_q if i == 1 else 0) for i, x in enumerate(given))
+        numba_fa.attention_backward(dout, q, k, v, out, lse)
+        assert runs[-1][0].variant.family == family
+        check(launches, *runs[-1])

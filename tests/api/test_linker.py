@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import numba_fa
+from numba_fa import api, backward
 from numba_fa.adapters import linker
+from numba_fa.testing.pretended_gpu import pretended_gpu
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "RTLD_NOLOAD"), reason="Windows loads libraries in another way")
 
@@ -50,6 +53,33 @@ def test_a_compiler_that_is_no_package_is_left_to_cuda_bindings(loads, monkeypat
     monkeypatch.setattr(linker.metadata, "files", files)
     linker.load_beside_older()
     assert len(loads) == 1
+
+
+def test_what_cannot_be_loaded_is_left_to_cuda_bindings(loads, monkeypatch):
+    load = linker.ctypes.CDLL
+
+    def fails(name, mode=0):
+        load(name, mode)
+        if mode != os.RTLD_NOLOAD:
+            raise OSError(name)
+
+    monkeypatch.setattr(linker.ctypes, "CDLL", fails)
+    linker.load_beside_older()
+    assert len(loads) == 2
+
+
+def test_each_kernel_that_is_planned_asks(monkeypatch):
+    """The older one may have come after the first array, as CuPy's does."""
+    torch = pytest.importorskip("torch")
+    asked = []
+    for module in (api, backward):
+        monkeypatch.setattr(module, "load_beside_older", lambda: asked.append(len(asked)))
+    q = torch.zeros(1, 64, 2, 64, dtype=torch.bfloat16)
+    with pretended_gpu():
+        numba_fa.attention(q, q, q)
+        assert len(asked) == 1
+        numba_fa.attention_backward(q, q, q, q, q.clone(), torch.zeros(1, 2, 64))
+        assert len(asked) == 4  # a backward's three kernels
 
 
 @pytest.mark.parametrize("seen", [False, True], ids=["no array was seen", "an array was seen"])

@@ -179,3 +179,71 @@ def test_an_array_that_gets_no_gradient_is_refused_each_time():
     for _ in range(3):
         with pytest.raises(numba_fa.UnsupportedError, match="requires grad"):
             numba_fa.attention(*qkv(), bias=numba_fa.ScoreMod(weighed, parameter(4, 23)))
+
+
+def weighed_too(score, b, h, q_idx, kv_idx, table):
+    return score + table[h, q_idx, kv_idx] * score * 0.125
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one array in both", "two arrays"])
+def test_an_array_that_a_function_reads_too_gets_no_half_of_its_gradient(shared):
+    """A DenseBias's array is learnt, the same in a function is not: the calls made before had it detached there."""
+    def called(x, y):
+        out = numba_fa.attention(*qkv(), bias=[numba_fa.DenseBias(x), numba_fa.ScoreMod(weighed_too, y)])
+        return torch.autograd.grad(out, [x], torch.ones_like(out))
+
+    api.forget()
+    for _ in range(5):
+        x = parameter(4, 19, 23)
+        called(x, x.detach())
+    for _ in range(4):
+        x = parameter(4, 19, 23)
+        with pytest.raises(numba_fa.UnsupportedError, match="requires? grad"):
+            called(x, x)
+    if not shared:
+        with pytest.raises(numba_fa.UnsupportedError, match="requires? grad"):
+            called(parameter(4, 19, 23), parameter(4, 19, 23))
+
+
+def test_an_array_that_was_freed_between_the_ways_is_told():
+    made_before("slopes")
+    slopes = parameter(4, seed=11)
+    q, k, v = qkv(seed=11)
+    out = numba_fa.attention(q, k, v, bias=numba_fa.ALiBi(slopes))
+    slopes.untyped_storage().resize_(0)
+    with pytest.raises(numba_fa.ProblemError, match="no memory"):
+        torch.autograd.grad(out, [q, slopes], torch.ones_like(out))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_a_class_of_gradients_hears_the_way_back_each_time(mode):
+    class Hearing(torch.Tensor):
+        heard = 0
+
+        @classmethod
+        def __torch_function__(cls, function, *rest):
+            cls.heard += "numba_fa" in str(function)
+            return super().__torch_function__(function, *rest)
+
+    api.forget()
+    backward.forget()
+    for _ in range(5):
+        q, k, v = qkv()
+        out = numba_fa.attention(q, k, v, mask="causal")
+        Hearing.heard = 0
+        with mode():
+            found = torch.autograd.grad(out, [q, k, v], torch.ones_like(out).as_subclass(Hearing))
+        assert Hearing.heard == 1 and {type(x) for x in found} == {Hearing}
+
+
+def test_what_is_no_bias_is_told_also_after_calls_without_one():
+    arguments = {"mask": numba_fa.KeyPadding(torch.tensor([5, 9], dtype=torch.int32))}
+    for grad in (True, False):
+        api.forget()
+        for _ in range(4):
+            numba_fa.attention(*qkv(grad), **arguments)
+            numba_fa.attention(*qkv(grad), mask=numba_fa.Causal())
+        with pytest.raises(numba_fa.ProblemError, match="bias is"):
+            numba_fa.attention(*qkv(grad), **arguments, bias=[None])
+        with pytest.raises(numba_fa.ProblemError, match="mask is"):
+            numba_fa.attention(*qkv(grad), mask=numba_fa.Causal().without_arrays)
