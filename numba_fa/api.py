@@ -24,7 +24,6 @@ from numba_fa.adapters.given import (
     writable,
 )  # fmt: skip
 from numba_fa.adapters.library import Library, same
-from numba_fa.adapters.linker import load_beside_older
 from numba_fa.adapters.torch_ops import Operators, operators
 from numba_fa.backward import RECENT as RECENT_BACKWARD
 from numba_fa.backward import attention_backward
@@ -35,6 +34,7 @@ from numba_fa.dispatch.plan import Access, Plan, Ready
 from numba_fa.dispatch.select import Explanation, select
 from numba_fa.dispatch.variant import Arrays, Variant
 from numba_fa.errors import ProblemError
+from numba_fa.prepared import prepared
 from numba_fa.problem.arrays import ArrayView, dense_strides
 from numba_fa.problem.biases import Bias
 from numba_fa.problem.masks import Mask
@@ -353,12 +353,5 @@ def plan_for(problem: Problem, variant: Variant, key: DispatchKey) -> Plan:
     if device.arch == "cpu":
         kernel = variant.factory()(key)
         return Plan(problem, variant, key, device, access, launch=lambda arguments, stream: kernel(*arguments))
-    from numba_fa.build.launch import make_prepare
-    from numba_fa.build.loader import load
-
-    load_beside_older()
-    signature = variant.signature(key.dtype) + (problem.program_tokens if variant.programmed else ())
-    grid = variant.grid(problem, key, device)
-    by_graph = problem.operations < _LONG
-    prepare = make_prepare(load(key, variant, device), signature, grid, device, by_graph=by_graph)
+    prepare = prepared(problem, variant, key, device, by_graph=problem.operations < _LONG)
     return Plan(problem, variant, key, device, access, prepare=prepare)

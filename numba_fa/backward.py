@@ -15,7 +15,6 @@ from numba_fa.adapters.arrays import LIBRARIES
 from numba_fa.adapters.calls import Calls
 from numba_fa.adapters.given import Given, common_library, named, refuse_gradients
 from numba_fa.adapters.library import Library, same
-from numba_fa.adapters.linker import load_beside_older
 from numba_fa.dispatch.addresses import aux_views
 from numba_fa.dispatch.device import device_of
 from numba_fa.dispatch.gradient_plan import GradientPlan, Kernel, Launch, without_addresses
@@ -24,6 +23,7 @@ from numba_fa.dispatch.registry import variant_of
 from numba_fa.dispatch.select import select
 from numba_fa.dispatch.variant import GradientArrays, Variant, Wanted
 from numba_fa.errors import ProblemError
+from numba_fa.prepared import prepared
 from numba_fa.problem.arrays import ArrayView, dense_strides
 from numba_fa.problem.biases import Bias, biases_of
 from numba_fa.problem.gradients import Saved, saved_faults, wanted_of
@@ -279,14 +279,7 @@ def _kernel(problem: Problem, variant: Variant, key: DispatchKey) -> Kernel:
     if device.arch == "cpu":
         run = variant.factory()(key)
         return Kernel(variant, key, device, launch=lambda arguments, stream: run(*arguments))
-    from numba_fa.build.launch import make_prepare
-    from numba_fa.build.loader import load
-
-    load_beside_older()
-    signature = variant.signature(key.dtype) + (problem.program_tokens if variant.programmed else ())
-    grid = variant.grid(problem, key, device)
-    prepare = make_prepare(load(key, variant, device), signature, grid, device, variant.early)
-    return Kernel(variant, key, device, prepare)
+    return Kernel(variant, key, device, prepared(problem, variant, key, device))
 
 
 def _call(

@@ -6,9 +6,9 @@ from typing import Any
 
 from numba_fa.adapters.arrays import library_of
 from numba_fa.adapters.library import Library
-from numba_fa.adapters.linker import load_beside_older
 from numba_fa.dispatch.device import device_of
 from numba_fa.errors import ProblemError
+from numba_fa.prepared import loaded
 from numba_fa.problem.arrays import ArrayView
 from numba_fa.problem.masks import BlockMask, Mask, mask_named
 from numba_fa.problem.problem import CallSizes
@@ -84,11 +84,9 @@ def _fill(
         )  # fmt: skip
         return
     from numba_fa.build.launch import make_launch
-    from numba_fa.build.loader import load
     from numba_fa.kernels.common.variant import BLOCK_TABLE, SIGNATURE, block_key
 
-    load_beside_older()
-    kernel = load(block_key(mask.name), BLOCK_TABLE, device)
+    kernel = loaded(block_key(mask.name), BLOCK_TABLE, device)
     grid = (table.shape[2], sizes.heads, sizes.batch)
     launch = make_launch(kernel, SIGNATURE + mask.tokens, grid, device)
     launch((table, sizes.seqlen_q, sizes.seqlen_k, *block_size, *arguments), stream)

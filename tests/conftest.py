@@ -11,8 +11,10 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    from numba_fa.adapters.linker import load_beside_older
     from numba_fa.build.driver import device_count
 
+    load_beside_older()  # torch is imported by now, and tests that compile by themselves do not ask
     count = device_count()
     if count == 0 and os.environ.get("NUMBA_FA_REQUIRE_GPU") == "1":
         raise pytest.UsageError("NUMBA_FA_REQUIRE_GPU=1, but there is no GPU")

@@ -12,7 +12,6 @@ from typing import Any
 
 from numba_fa.adapters import torch
 from numba_fa.adapters.library import Library
-from numba_fa.adapters.linker import load_beside_older
 from numba_fa.errors import ProblemError
 from numba_fa.problem.arrays import ArrayView, dense_strides
 
@@ -170,7 +169,6 @@ class _Libraries(dict[type, Library]):
 
     def __missing__(self, kind: type) -> Library:
         library = self[kind] = _find(kind)
-        load_beside_older()
         return library
 
 

@@ -1,4 +1,4 @@
-"""The compiler's nvJitLink beside an older one, which an array library of CUDA 12 has loaded (torch up to 2.9, by default).
+"""The compiler's nvJitLink beside an older one, which an array library built for CUDA 12 has loaded (torch 2.9.0).
 
 cuda.bindings takes the one that is loaded already, the newest first; an older one links nothing that a newer NVVM made
 ("ERROR 4 in nvvmAddNVVMContainerToProgram").

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba_fa import env
 from numba_fa.adapters import torch as tensors
 from numba_fa.adapters.given import Given
-from numba_fa.adapters.torch_ops import alone, classes, strictly
+from numba_fa.adapters.torch_ops import alone, classes, needed, strictly
 from numba_fa.problem.biases import biases_of
 from numba_fa.problem.flat import flat, parameters
 from numba_fa.problem.masks import mask_named
@@ -20,20 +20,30 @@ _MOST_CALLS = 1024
 _FOUND = tuple["Recorded", list[Any]]  # and the arrays of mask, biases and sink_logits
 
 
+class _Rest(NamedTuple):
+    """What the operator `attention` takes behind the arrays."""
+
+    program: str
+    ints: list[int]
+    floats: list[float]
+    scale: float | None
+    deterministic: bool = False
+
+
 @dataclass(slots=True)
 class Recorded:
     """How to do a recorded call again.
 
     guard(q, k, v): whether they lie as its did and the same gradients are wanted. call: how `attention` does it, with the
-    LSE, when nothing is recorded. rest: what the operator takes behind the arrays. has_sink: whether the last of the arrays
-    is sink_logits. facts: of mask, biases and arrays, where nothing is recorded; seen: of each array, and how their
-    addresses end. backs: the last calls of `attention_backward`, by what they are known by there.
+    LSE, when nothing is recorded. has_sink: whether the last of the arrays is sink_logits. facts: of mask, biases and
+    arrays, where nothing is recorded; seen: of each array, and how their addresses end. backs: the last calls of
+    `attention_backward`, by what they are known by there.
     """
 
     guard: Callable[..., bool]
     call: Any
     record: Callable[..., Any]
-    rest: tuple[Any, ...]
+    rest: _Rest
     has_sink: bool
     facts: Any
     seen: tuple[Any, ...]
@@ -67,8 +77,8 @@ class Recorded:
         others = arrays if sink is None else [*arrays, sink]
         if not (classes(torch).issuperset(map(type, (q, k, v, out, lse))) and alone(torch, [dout, *others])):
             return None
-        names, of_arrays = _wanted(needs, self.rest[0])
-        call = self.backs.get((self.facts, self.rest[3], names, strictly(torch), 6, env.backend_mark()))
+        names, of_arrays = _wanted(needs, self.rest.program)
+        call = self.backs.get((self.facts, self.rest.scale, names, strictly(torch), 6, env.backend_mark()))
         inputs = call and call.inputs_of(q, k, v, out, dout, lse)
         aux = self._addresses(others) if inputs else None
         if call is None or inputs is None or aux is None:
@@ -87,15 +97,14 @@ class Recorded:
 
 @lru_cache(maxsize=1024)
 def _wanted(needs: tuple[bool, ...], program: str) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
-    """(names of the gradients that are needed, in the order of `torch_ops`; of each array which bias's it is, or None).
+    """(names of the gradients that are needed; of each array the number of the bias whose gradient is its own, or None).
 
     needs: of q, k, v, sink_logits, nothing, and each array.
     """
-    of_q, of_k, of_v, of_sink, _, *inside = needs
-    biases = {i: name for name, i in parameters(program).items() if inside[i]}
-    named = {"q": of_q, "k": of_k, "v": of_v, **dict.fromkeys(biases.values(), True), "sink": of_sink}
-    of_arrays = [int(biases[i].removeprefix("bias")) if i in biases else None for i in range(len(inside))]
-    return tuple(name for name, needed in named.items() if needed), tuple(of_arrays)
+    numbers, of_arrays = parameters(program), needs[5:]
+    names = needed(needs[:4], of_arrays, numbers)
+    biases = {i: int(name.removeprefix("bias")) for name, i in numbers.items() if name in names}
+    return tuple(names), tuple(biases.get(i) for i in range(len(of_arrays)))
 
 
 def _glances(arrays: Sequence[Any]) -> tuple[list[int], tuple[Any, ...]]:
@@ -155,7 +164,7 @@ class RecordedCalls:
                 return
             if len(self._known) >= _MOST_CALLS:
                 self._known.clear()
-            rest = program, ints, floats, scale, False
+            rest = _Rest(program, ints, floats, scale)
             again = self._known[how, id(call)] = Recorded(guard, call, record, rest, has_sink, facts, seen, self._backs)
         self._known[how] = again
 

@@ -243,7 +243,8 @@ def _backward_of(torch: Any, attention_backward: Callable[..., Any]) -> Callable
         q, k, v, out, lse, sink_logits, *arrays = ctx.saved_tensors
         program, ints, floats, scale, deterministic = ctx.rest
         numbers = parameters(program)
-        names = _needed(ctx, numbers)
+        of_q, of_k, of_v, of_arrays, of_sink, *_ = ctx.needs_input_grad
+        names = needed((of_q, of_k, of_v, of_sink), of_arrays, numbers)
         found: dict[str, Any] = {}
         if names and not (dout is None and dlse is None):
             dout = torch.zeros_like(out) if dout is None else dout
@@ -264,14 +265,16 @@ def _backward_of(torch: Any, attention_backward: Callable[..., Any]) -> Callable
     return backward
 
 
-def _needed(ctx: Any, numbers: dict[str, int]) -> list[str]:
-    """Names of the gradients that autograd needs; of arrays only parameters have one."""
-    of_q, of_k, of_v, of_arrays, of_sink, *_ = ctx.needs_input_grad
-    lost = [index for index, needed in enumerate(of_arrays) if needed and index not in numbers.values()]
-    if lost:
+def needed(first: Sequence[bool], of_arrays: Sequence[bool], numbers: dict[str, int]) -> list[str]:
+    """Names of the gradients that autograd needs; of arrays only parameters, of these numbers, have one.
+
+    first: of q, k, v and sink_logits.
+    """
+    if any(wanted and i not in numbers.values() for i, wanted in enumerate(of_arrays)):
         raise UnsupportedError("a tensor that a user's function or a mask reads requires grad; attention has none of it")
+    of_q, of_k, of_v, of_sink = first
     needs = {"q": of_q, "k": of_k, "v": of_v, **{name: of_arrays[i] for name, i in numbers.items()}, "sink": of_sink}
-    return [name for name, needed in needs.items() if needed]
+    return [name for name, wanted in needs.items() if wanted]
 
 
 def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Any]) -> None:

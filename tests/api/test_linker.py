@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import numba_fa
-from numba_fa import api, backward
+from numba_fa import prepared
 from numba_fa.adapters import linker
 from numba_fa.testing.pretended_gpu import pretended_gpu
 
@@ -69,11 +69,10 @@ def test_what_cannot_be_loaded_is_left_to_cuda_bindings(loads, monkeypatch):
 
 
 def test_each_kernel_that_is_planned_asks(monkeypatch):
-    """The older one may have come after the first array, as CuPy's does."""
+    """The older one may have come since the last."""
     torch = pytest.importorskip("torch")
     asked = []
-    for module in (api, backward):
-        monkeypatch.setattr(module, "load_beside_older", lambda: asked.append(len(asked)))
+    monkeypatch.setattr(prepared, "load_beside_older", lambda: asked.append(len(asked)))
     q = torch.zeros(1, 64, 2, 64, dtype=torch.bfloat16)
     with pretended_gpu():
         numba_fa.attention(q, q, q)
@@ -82,17 +81,17 @@ def test_each_kernel_that_is_planned_asks(monkeypatch):
         assert len(asked) == 4  # a backward's three kernels
 
 
-@pytest.mark.parametrize("seen", [False, True], ids=["no array was seen", "an array was seen"])
-def test_cuda_bindings_finds_the_compilers_own_first(tmp_path, seen):
+@pytest.mark.parametrize("asked", [False, True], ids=["left alone", "asked"])
+def test_cuda_bindings_finds_the_compilers_own_first(tmp_path, asked):
     """A copy that calls itself libnvJitLink.so.12 stands for the older one, which cuda.bindings takes if left alone."""
     (own,) = [file.locate() for file in metadata.files("nvidia-nvjitlink") if file.name.startswith("libnvJitLink.so.")]
     older = tmp_path / "libnvJitLink.so.12"
     older.write_bytes(Path(own).read_bytes().replace(b"libnvJitLink.so.13\0", b"libnvJitLink.so.12\0"))
     source = f"""
-import ctypes, numpy
+import ctypes
 ctypes.CDLL({str(older)!r})
-from numba_fa.adapters.arrays import library_of
-library_of(numpy.zeros(1)) if {seen} else None
+from numba_fa.adapters.linker import load_beside_older
+load_beside_older() if {asked} else None
 from cuda.bindings import nvjitlink
 nvjitlink.version()
 with open("/proc/self/maps") as maps:
@@ -100,4 +99,4 @@ with open("/proc/self/maps") as maps:
 """
     found = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    assert set(found.stdout.split()) == {str(older), *([str(own)] if seen else [])}
+    assert set(found.stdout.split()) == {str(older), *([str(own)] if asked else [])}

@@ -38,7 +38,7 @@ def test_the_way_back_of_a_call_made_before_is_short(made_before, monkeypatch):
     """Of a gradient that lies as kernels take it, and nothing is looked at anew."""
     q, k, v = made_before
     out = numba_fa.attention(q, k, v, mask="causal")
-    for module, name in ((backward, "_remembered"), (backward, "_checked_call"), (torch_ops, "_needed")):
+    for module, name in ((backward, "_remembered"), (backward, "_checked_call"), (torch_ops, "needed")):
         monkeypatch.setattr(module, name, None)
     w = weights(out)
     same_gradients((out * w).sum(), (plain(q, k, v, causal=True)[0] * w).sum(), (q, k, v))
